@@ -1,0 +1,621 @@
+//! Reading a key in order, forwards and backwards, a chunk at a time.
+
+use std::collections::VecDeque;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chains::{Chain, Node, Present};
+use crate::entry::{Entry, EntryRef};
+use crate::error::{Result, WalError};
+use crate::format::{FrameFlags, FrameHeader};
+use crate::report::count;
+use crate::scan::{self, Damage, Frame, Step, Walk, Window, next_header, seek};
+use crate::segment::Segment;
+use crate::store::Store;
+use crate::stream::Stream;
+
+/// How far apart the places are at which reading backwards starts to read forwards.
+const BLOCK_BYTES: u32 = 64 << 10;
+/// Read at a time when a single entry is wanted.
+pub(crate) const SINGLE_READ_BYTES: u32 = 4 << 10;
+
+/// The entries of one key, oldest first; see [`Wal::entries`](crate::Wal::entries).
+///
+/// The iterator shows the entries that existed when it was made. It reads 64 KiB at a time and keeps
+/// no more than that, whatever the key holds. An entry it returned shares the chunk it was read
+/// with: copy what you keep for long.
+///
+/// Damage shows as one [`Corrupted`](WalError::Corrupted) error for each damaged span that held entries
+/// of the range; the next call goes on behind it. Segments that retention drops while the iterator is
+/// on its way show as one [`Expired`](WalError::Expired) each; an I/O error ends the reading of its
+/// segment. So whoever stops at the first error misses nothing unnoticed, and whoever goes on gets
+/// everything that can be had.
+///
+/// Entries that had been dropped before the iterator was made are no error: it starts at the oldest
+/// one kept.
+pub struct Entries<'a> {
+    store: &'a Store,
+    stream: Option<Arc<Stream>>,
+    chain: Arc<Chain>,
+    newest: Option<(Arc<Segment>, Present)>,
+    /// Indexes still to be returned, seen from the front and from the back.
+    from: u64,
+    to: u64,
+    /// Positions in the row of segments: the next one for the front, the one behind the next for the
+    /// back.
+    front_node: usize,
+    back_node: usize,
+    front: Option<Cursor>,
+    back: Option<Backward>,
+    /// The end of the newest segment is damaged, and that was not reported yet.
+    lost_tail: Option<WalError>,
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn new(store: &'a Store, stream: Option<Arc<Stream>>) -> Result<Self> {
+        let loaded = stream.as_ref().map(|stream| stream.chain(store)).transpose()?.flatten();
+        let (chain, newest) = match loaded {
+            Some((chain, segment)) => {
+                let present = Present::of(&segment);
+                (chain, Some((segment, present)))
+            }
+            None => (Arc::default(), None),
+        };
+        let lost_tail = match (&stream, &newest) {
+            (Some(stream), Some((segment, _))) => {
+                stream.lost_tail().map(|lost| lost.error(segment))
+            }
+            _ => None,
+        };
+        let nodes = chain.nodes.len().saturating_add(usize::from(newest.is_some()));
+        let to = newest.as_ref().map_or(0, |(_, present)| present.next_index);
+        Ok(Self {
+            store,
+            stream,
+            chain,
+            newest,
+            from: 0,
+            to,
+            front_node: 0,
+            back_node: nodes,
+            front: None,
+            back: None,
+            lost_tail,
+        })
+    }
+
+    /// Narrows to the entries with these indexes.
+    #[must_use]
+    pub fn range(mut self, indexes: impl RangeBounds<u64>) -> Self {
+        self.from = self.from.max(lower(indexes.start_bound()));
+        if let Some(end) = upper(indexes.end_bound()) {
+            self.limit(end);
+        }
+        self
+    }
+
+    /// Narrows to the entries appended at these times, in milliseconds since 1970. Costs a search of a
+    /// logarithmic number of reads.
+    ///
+    /// # Errors
+    /// As reading gives.
+    pub fn time_range(mut self, times_ms: impl RangeBounds<u64>) -> Result<Self> {
+        let from = self.first_at(lower(times_ms.start_bound()))?;
+        self.from = self.from.max(from);
+        if let Some(end_ms) = upper(times_ms.end_bound()) {
+            let end = self.first_at(end_ms)?;
+            self.limit(end);
+        }
+        Ok(self)
+    }
+
+    /// Narrows to the last `n` entries of what is left.
+    #[must_use]
+    pub fn last_n(mut self, n: u64) -> Self {
+        self.from = self.from.max(self.to.saturating_sub(n));
+        self
+    }
+
+    fn limit(&mut self, end: u64) {
+        if end < self.to {
+            self.to = end;
+            self.lost_tail = None;
+        }
+    }
+
+    fn node(&self, at: usize) -> Option<Node> {
+        match self.chain.nodes.get(at) {
+            Some(node) => Some(node.clone()),
+            None if at == self.chain.nodes.len() => {
+                self.newest.as_ref().map(|(_, present)| Node::Present(*present))
+            }
+            None => None,
+        }
+    }
+
+    fn open(&self, present: &Present) -> Result<Arc<Segment>> {
+        match (&self.newest, &self.stream) {
+            (Some((segment, newest)), _) if newest.sequence == present.sequence => {
+                Ok(Arc::clone(segment))
+            }
+            (_, Some(stream)) => stream.segment(self.store, present.sequence),
+            _ => Err(WalError::Expired),
+        }
+    }
+
+    /// Index of the first entry not older than `time_ms`; behind the last if there is none.
+    fn first_at(&self, time_ms: u64) -> Result<u64> {
+        // Only in the last segment created before that moment can there be entries on both sides of it.
+        let nodes = self.chain.nodes.len().saturating_add(usize::from(self.newest.is_some()));
+        for at in (0..nodes).rev() {
+            let Some(Node::Present(present)) = self.node(at) else { continue };
+            if present.created_ms >= time_ms {
+                continue;
+            }
+            let segment = self.open(&present)?;
+            let since = time_ms.saturating_sub(segment.created_ms);
+            let before = |header: &FrameHeader| u64::from(header.timestamp) < since;
+            let start =
+                seek(segment.file(), segment.seed, segment.frames_start, present.end, before)
+                    .map_err(|source| segment.io_error("read an entry", source))?;
+            let mut cursor = Cursor::new(segment, &present, start, 0, SINGLE_READ_BYTES);
+            while let Some(result) = cursor.next(self.store) {
+                match result {
+                    Ok(entry) if entry.timestamp_ms >= time_ms => return Ok(entry.index),
+                    Ok(_) | Err(WalError::Corrupted { .. } | WalError::TooLarge { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(present.next_index);
+        }
+        Ok(0)
+    }
+
+    /// The next thing the front finds, up to `self.to`.
+    fn next_front(&mut self) -> Option<Result<Entry>> {
+        loop {
+            if let Some(cursor) = &mut self.front {
+                if self.from >= self.to {
+                    return None;
+                }
+                match cursor.next(self.store) {
+                    Some(Ok(entry)) if entry.index >= self.to => {
+                        self.from = self.to;
+                        return None;
+                    }
+                    Some(result) => {
+                        match &result {
+                            Ok(entry) => self.from = entry.index.saturating_add(1),
+                            Err(_) => self.from = self.from.max(cursor.reached()),
+                        }
+                        return Some(result);
+                    }
+                    None => {
+                        self.from = self.from.max(cursor.present.next_index);
+                        self.front = None;
+                    }
+                }
+            }
+            let node = self.node(self.front_node)?;
+            if node.first_index() >= self.to {
+                return None;
+            }
+            self.front_node = self.front_node.saturating_add(1);
+            if node.next_index() <= self.from {
+                continue;
+            }
+            match self.enter(&node) {
+                Ok((segment, present)) => match self.cursor_from(segment, &present) {
+                    Ok(cursor) => self.front = Some(cursor),
+                    Err(error) => {
+                        self.from = node.next_index();
+                        return Some(Err(error));
+                    }
+                },
+                Err(error) => {
+                    self.from = node.next_index();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    fn enter(&self, node: &Node) -> Result<(Arc<Segment>, Present)> {
+        match node {
+            Node::Present(present) => Ok((self.open(present)?, *present)),
+            Node::Lost(lost) => Err(lost.error()),
+        }
+    }
+
+    fn cursor_from(&self, segment: Arc<Segment>, present: &Present) -> Result<Cursor> {
+        let start = seek_index(&segment, present, self.from)?;
+        Ok(Cursor::new(segment, present, start, self.from, scan::CHUNK_BYTES))
+    }
+
+    /// The next thing the back finds, down to `self.from`.
+    fn next_back_inner(&mut self) -> Option<Result<Entry>> {
+        loop {
+            if self.from >= self.to {
+                return None;
+            }
+            if let Some(back) = &mut self.back {
+                match back.next(self.store, self.from, self.to) {
+                    Some(Ok(entry)) => {
+                        self.to = entry.index;
+                        return Some(Ok(entry));
+                    }
+                    Some(error) => return Some(error),
+                    None => {
+                        self.to = self.to.min(back.present.first_index);
+                        self.back = None;
+                        continue;
+                    }
+                }
+            }
+            self.back_node = self.back_node.checked_sub(1)?;
+            let node = self.node(self.back_node)?;
+            if node.first_index() >= self.to {
+                continue;
+            }
+            if node.next_index() <= self.from {
+                return None;
+            }
+            match self.enter(&node) {
+                Ok((segment, present)) => self.back = Some(Backward::new(segment, present)),
+                Err(error) => {
+                    self.to = self.to.min(node.first_index());
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.store.check_open() {
+            self.stop();
+            return self.stream.take().map(|_| Err(error));
+        }
+        let item = self.next_front().or_else(|| self.lost_tail.take().map(Err));
+        if let Some(Ok(_)) = item {
+            count(&self.store.counters.read_entries, 1);
+        }
+        item
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, None)
+    }
+}
+
+impl DoubleEndedIterator for Entries<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.store.check_open() {
+            self.stop();
+            return self.stream.take().map(|_| Err(error));
+        }
+        let item = self.lost_tail.take().map(Err).or_else(|| self.next_back_inner());
+        if let Some(Ok(_)) = item {
+            count(&self.store.counters.read_entries, 1);
+        }
+        item
+    }
+}
+
+impl std::iter::FusedIterator for Entries<'_> {}
+
+impl Entries<'_> {
+    fn stop(&mut self) {
+        self.from = self.to;
+        self.lost_tail = None;
+        self.front = None;
+        self.back = None;
+    }
+}
+
+impl std::fmt::Debug for Entries<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entries")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The contents of one key's entries; see [`Wal::enumerate_records`](crate::Wal::enumerate_records).
+#[derive(Debug)]
+pub struct Records<'a>(pub(crate) Entries<'a>);
+
+impl Iterator for Records<'_> {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|entry| entry.map(|entry| entry.content))
+    }
+}
+
+impl DoubleEndedIterator for Records<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|entry| entry.map(|entry| entry.content))
+    }
+}
+
+/// A place at or before the entry with this index, near to it.
+fn seek_index(segment: &Segment, present: &Present, index: u64) -> Result<u32> {
+    let Some(relative) = index.checked_sub(present.first_index).filter(|relative| *relative > 0)
+    else {
+        return Ok(segment.frames_start);
+    };
+    let before = |header: &FrameHeader| u64::from(header.index) <= relative;
+    seek(segment.file(), segment.seed, segment.frames_start, present.end, before)
+        .map_err(|source| segment.io_error("read an entry", source))
+}
+
+/// The entry with this index of a segment that has it.
+pub(crate) fn entry_in(
+    store: &Store,
+    segment: Arc<Segment>,
+    present: &Present,
+    index: u64,
+) -> Result<Entry> {
+    let start = seek_index(&segment, present, index)?;
+    let mut cursor = Cursor::new(Arc::clone(&segment), present, start, index, SINGLE_READ_BYTES);
+    match cursor.next(store) {
+        Some(Ok(entry)) if entry.index != index => {
+            Err(segment.corrupted(start, 0, "the entry is missing"))
+        }
+        Some(result) => result,
+        None => Err(segment.corrupted(present.end, 0, "the entry is missing")),
+    }
+}
+
+/// Reads the frames of one segment, or of a part of it, forwards.
+struct Cursor {
+    segment: Arc<Segment>,
+    present: Present,
+    at: u32,
+    chunk: u32,
+    window: Window,
+    /// Entries before this index are passed over.
+    wanted: u64,
+    /// Index of the entry that should come next, once that is known.
+    expected: Option<u64>,
+    damage: Option<Damage>,
+}
+
+impl Cursor {
+    fn new(segment: Arc<Segment>, present: &Present, start: u32, wanted: u64, chunk: u32) -> Self {
+        let expected = (start == segment.frames_start).then_some(present.first_index);
+        let window = Window::default();
+        Self {
+            segment,
+            present: *present,
+            at: start,
+            chunk,
+            window,
+            wanted,
+            expected,
+            damage: None,
+        }
+    }
+
+    /// Everything before this index has been returned or reported.
+    fn reached(&self) -> u64 {
+        self.expected.unwrap_or(0)
+    }
+
+    fn next(&mut self, store: &Store) -> Option<Result<Entry>> {
+        let segment = Arc::clone(&self.segment);
+        let window = std::mem::take(&mut self.window);
+        let mut walk = Walk::new(segment.file(), segment.seed, self.at, self.present.end)
+            .with_window(window, self.chunk);
+        let result = self.step(&segment, &mut walk, store);
+        self.at = walk.position();
+        self.window = walk.into_window();
+        match result {
+            Ok(Found::Entry(entry)) => Some(Ok(entry)),
+            Ok(Found::TooLarge(bytes)) => {
+                Some(Err(WalError::TooLarge { bytes, max: store.options.max_entry_bytes }))
+            }
+            Ok(Found::Damage(damage)) => {
+                let bytes = damage.to.saturating_sub(damage.from);
+                Some(Err(segment.corrupted(damage.from, bytes, "entries are damaged")))
+            }
+            Ok(Found::End) => None,
+            Err(source) => {
+                // Asking again would give the same error for ever: the rest of the segment is given up.
+                self.at = self.present.end;
+                self.damage = None;
+                self.expected = Some(self.present.next_index);
+                Some(Err(segment.io_error("read an entry", source)))
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        segment: &Segment,
+        walk: &mut Walk<'_>,
+        store: &Store,
+    ) -> std::io::Result<Found> {
+        while let Some(step) = walk.next()? {
+            let frame = match step {
+                Step::Frame(frame) => frame,
+                Step::Damage(damage) => {
+                    if self.expected.is_none() {
+                        let index = damage.header.map(|header| u64::from(header.index));
+                        self.expected = index.map(|index| segment.base_index.saturating_add(index));
+                    }
+                    let from = self.damage.map_or(damage.from, |earlier| earlier.from);
+                    self.damage = Some(Damage { from, ..damage });
+                    continue;
+                }
+            };
+            let index = segment.base_index.saturating_add(u64::from(frame.header.index));
+            if let Some(damage) = self.lost_before(index) {
+                walk.rewind(&frame);
+                return Ok(Found::Damage(damage));
+            }
+            if frame.header.is_mark() {
+                continue;
+            }
+            self.expected = Some(index.saturating_add(1));
+            if index < self.wanted {
+                continue;
+            }
+            let bytes = frame.header.payload_bytes();
+            if bytes > store.options.max_entry_bytes {
+                return Ok(Found::TooLarge(bytes));
+            }
+            return Ok(Found::Entry(entry(segment, &frame, walk.payload(&frame)?)));
+        }
+        let lost = self.lost_before(self.present.next_index);
+        Ok(lost.map_or(Found::End, Found::Damage))
+    }
+
+    /// The damage that cost entries before `index`, if it did and any of them are wanted.
+    fn lost_before(&mut self, index: u64) -> Option<Damage> {
+        let damage = self.damage.take()?;
+        let lost = self.expected.is_none_or(|expected| index > expected);
+        self.expected = Some(index);
+        (lost && index > self.wanted).then_some(damage)
+    }
+}
+
+enum Found {
+    Entry(Entry),
+    TooLarge(u64),
+    Damage(Damage),
+    End,
+}
+
+fn entry(segment: &Segment, frame: &Frame, mut payload: Bytes) -> Entry {
+    let header = &frame.header;
+    let entry_header = if header.flags.has(FrameFlags::HEADER) {
+        Some(payload.split_to(usize::from(header.header_bytes)))
+    } else {
+        None
+    };
+    Entry {
+        reference: EntryRef {
+            key_hash: segment.id.key_hash,
+            sequence_number: u64::from(segment.id.sequence),
+            offset: u64::from(frame.offset),
+        },
+        index: segment.base_index.saturating_add(u64::from(header.index)),
+        timestamp_ms: segment.created_ms.saturating_add(u64::from(header.timestamp)),
+        header: entry_header,
+        content: payload,
+    }
+}
+
+/// Reads the frames of one segment backwards: a block forwards at a time, the last block first.
+struct Backward {
+    segment: Arc<Segment>,
+    present: Present,
+    /// Frames from here on have been read; the index of the one that starts here.
+    end: u32,
+    end_index: u64,
+    block: VecDeque<Result<Entry>>,
+}
+
+impl Backward {
+    fn new(segment: Arc<Segment>, present: Present) -> Self {
+        Self {
+            segment,
+            present,
+            end: present.end,
+            end_index: present.next_index,
+            block: VecDeque::new(),
+        }
+    }
+
+    /// The entry before the last one returned, among those from `from` to below `to`.
+    fn next(&mut self, store: &Store, from: u64, to: u64) -> Option<Result<Entry>> {
+        loop {
+            while let Some(result) = self.block.pop_back() {
+                match result {
+                    Ok(entry) if entry.index >= to => {}
+                    Ok(entry) if entry.index < from => return None,
+                    result => return Some(result),
+                }
+            }
+            if self.end <= self.segment.frames_start {
+                return None;
+            }
+            if let Err(error) = self.read_block(store, to) {
+                self.end = self.segment.frames_start;
+                return Some(Err(error));
+            }
+        }
+    }
+
+    fn read_block(&mut self, store: &Store, to: u64) -> Result<()> {
+        let segment = &self.segment;
+        let io_error = |source| segment.io_error("read an entry", source);
+        // Far from what is wanted, jump.
+        if to < self.end_index {
+            let relative = to.saturating_sub(segment.base_index);
+            let before = |header: &FrameHeader| u64::from(header.index) < relative;
+            let start = seek(segment.file(), segment.seed, segment.frames_start, self.end, before)
+                .map_err(io_error)?;
+            let near = start.saturating_add(BLOCK_BYTES);
+            if near < self.end {
+                if let Some(frame) =
+                    next_header(segment.file(), segment.seed, near, self.end).map_err(io_error)?
+                {
+                    self.end = frame.offset;
+                    self.end_index =
+                        segment.base_index.saturating_add(u64::from(frame.header.index));
+                }
+            }
+        }
+        let mut reach = BLOCK_BYTES;
+        let (start, start_index) = loop {
+            let from = self.end.saturating_sub(reach);
+            if from <= segment.frames_start {
+                break (segment.frames_start, segment.base_index);
+            }
+            match next_header(segment.file(), segment.seed, from, self.end).map_err(io_error)? {
+                Some(frame) => {
+                    break (
+                        frame.offset,
+                        segment.base_index.saturating_add(u64::from(frame.header.index)),
+                    );
+                }
+                None => reach = reach.saturating_mul(2),
+            }
+        };
+        let part = Present { end: self.end, next_index: self.end_index, ..self.present };
+        let mut cursor = Cursor::new(Arc::clone(segment), &part, start, 0, scan::CHUNK_BYTES);
+        cursor.expected = Some(start_index);
+        while let Some(result) = cursor.next(store) {
+            self.block.push_back(result);
+        }
+        self.end = start;
+        self.end_index = start_index;
+        Ok(())
+    }
+}
+
+fn lower(bound: Bound<&u64>) -> u64 {
+    match bound {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    }
+}
+
+/// The first value that is not in; `None`: all are.
+fn upper(bound: Bound<&u64>) -> Option<u64> {
+    match bound {
+        Bound::Included(last) => last.checked_add(1),
+        Bound::Excluded(end) => Some(*end),
+        Bound::Unbounded => None,
+    }
+}

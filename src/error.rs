@@ -1,0 +1,153 @@
+//! What can go wrong: one variant per different thing a caller would do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = WalError> = std::result::Result<T, E>;
+
+/// Every error of this crate. Each variant says what to do about it.
+///
+/// Errors name files and offsets and never contain bytes of an entry. Unless a variant says
+/// otherwise, the call that returned it changed nothing: no part of a refused entry is in the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalError {
+    /// The options contradict themselves or are out of range. Correct them as the text says.
+    #[error("invalid options: {0}")]
+    InvalidOptions(String),
+
+    /// A key is longer than 65,535 bytes. Shorten or hash it.
+    #[error("the key has {bytes} bytes; at most 65535 are allowed")]
+    KeyTooLong {
+        /// Length of the refused key.
+        bytes: usize,
+    },
+
+    /// An entry's header is longer than 65,535 bytes. Move the surplus into the content.
+    #[error("the entry header has {bytes} bytes; at most 65535 are allowed")]
+    HeaderTooLarge {
+        /// Length of the refused header.
+        bytes: usize,
+    },
+
+    /// An entry or a whole batch is larger than the options allow. Split it, or raise
+    /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes) (for a batch
+    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes)).
+    #[error("{bytes} bytes in one entry or batch; the options allow {max}")]
+    TooLarge {
+        /// Size of what was refused.
+        bytes: u64,
+        /// The limit it passed.
+        max: u64,
+    },
+
+    /// The key's next index is not the expected one: somebody else appended. Read what is new, decide
+    /// again, retry.
+    #[error("expected the next index to be {expected}, but it is {actual}")]
+    Conflict {
+        /// What the caller expected.
+        expected: u64,
+        /// The key's next index.
+        actual: u64,
+    },
+
+    /// The reference does not lead to an entry of this directory: it was made up, belongs to another
+    /// directory, or its entry (appended with [`Durability::Os`](crate::Durability::Os)) was lost with
+    /// the power.
+    #[error("the reference does not lead to an entry")]
+    InvalidRef,
+
+    /// The entry was in the log and has been dropped by retention, truncation or removal of its key.
+    #[error("the entry has been dropped")]
+    Expired,
+
+    /// Bytes that had been safely stored are damaged or gone. The entries in the span are lost; those
+    /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
+    /// backup if you have one.
+    #[error("{}: damaged from offset {offset}, {bytes} bytes: {reason}", .path.display())]
+    Corrupted {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where the damage starts.
+        offset: u64,
+        /// How far it goes; 0 where that cannot be known (a missing or shortened file).
+        bytes: u64,
+        /// What was found.
+        reason: &'static str,
+    },
+
+    /// The directory or a segment was written by a newer version of this crate, and is left alone.
+    /// Upgrade.
+    #[error("{}: format version {version} is newer than this program", .path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u16,
+    },
+
+    /// Another `Wal`, in this or another process, has the directory open. Share that one.
+    #[error("{}: the directory is already open, in this or in another process", .path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// A sync failed earlier, so the system may have thrown written data away, and trying again could
+    /// not tell. Entries appended since the last successful sync are in doubt. Close and reopen the
+    /// `Wal`: recovery finds out what the disk holds. Reads go on working; see
+    /// [`Durability`](crate::Durability).
+    #[error("{}: a sync failed earlier; reopen the log to find out what was kept", .path.display())]
+    Poisoned {
+        /// The file whose sync failed.
+        path: PathBuf,
+    },
+
+    /// No space left on the device, or a quota is used up. Nothing of the entry was kept; make space
+    /// and append again, without reopening.
+    #[error("{}: no space left", .path.display())]
+    StorageFull {
+        /// The file that could not grow.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// The operating system refused a call. Where the call was a sync ([`Poisoned`](Self::Poisoned)
+    /// will follow), the fate of what it should have made durable is unknown until reopened.
+    #[error("{}: cannot {operation}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// [`shutdown`](crate::Wal::shutdown) was called. Open the directory again.
+    #[error("the log has been shut down")]
+    Closed,
+
+    /// This process is a fork of the one that opened the log. Only the process that opened it may
+    /// write; open another directory here.
+    #[error("the log was opened by another process; a forked child may not write to it")]
+    Forked,
+
+    /// A key has used all 4,294,967,294 segment numbers, or a segment all 2^32 entry numbers.
+    #[error("the key has used up its segment numbers")]
+    Exhausted,
+}
+
+impl WalError {
+    pub(crate) fn io(path: &Path, operation: &'static str, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::StorageFull { path, source },
+            _ => Self::Io { path, operation, source },
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The header of a segment file and its copy (section 2 of the specification).
+
+use super::{Fields, FormatError, MAX_SEQUENCE};
+
+const MAGIC: [u8; 6] = *b"KEYWAL";
+const VERSION: u16 = 1;
+const FLAG_REMOVED: u32 = 1;
+const RESERVED_BYTES: usize = 40;
+const FIXED_BYTES: usize = 128;
+const CHECKSUM_BYTES: usize = 4;
+const COPY_ALIGN_BYTES: usize = 512;
+
+/// Longest key.
+pub(crate) const MAX_KEY_BYTES: usize = 65_535;
+const MAX_METADATA_BYTES: usize = 65_535;
+const MAX_HEADER_BYTES: usize = FIXED_BYTES + MAX_METADATA_BYTES + MAX_KEY_BYTES + CHECKSUM_BYTES;
+const MAX_COPY_OFFSET: usize = MAX_HEADER_BYTES.next_multiple_of(COPY_ALIGN_BYTES);
+const _: () = assert!(MAX_COPY_OFFSET == 131_584, "the specification names this offset");
+
+/// No header and copy together are longer than this.
+pub(crate) const LARGEST_HEADER_AREA_BYTES: usize = MAX_COPY_OFFSET + MAX_HEADER_BYTES;
+
+/// The facts in the header of a segment file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileHeader {
+    /// The key was removed; see section 6.
+    pub(crate) removed: bool,
+    pub(crate) nonce: u64,
+    pub(crate) directory_id: u64,
+    pub(crate) key_hash: u64,
+    pub(crate) sequence: u32,
+    /// 0: this is the key's first segment.
+    pub(crate) previous_sequence: u32,
+    pub(crate) previous_end: u32,
+    pub(crate) base_index: u64,
+    pub(crate) created_ms: u64,
+    pub(crate) expiration_ms: u64,
+    pub(crate) metadata: Box<[u8]>,
+    pub(crate) key: Box<[u8]>,
+}
+
+impl FileHeader {
+    fn header_bytes(&self) -> usize {
+        FIXED_BYTES
+            .saturating_add(self.metadata.len())
+            .saturating_add(self.key.len())
+            .saturating_add(CHECKSUM_BYTES)
+    }
+
+    /// Offset of the first frame.
+    pub(crate) fn frames_start(&self) -> u32 {
+        let bytes = self.header_bytes();
+        let start = bytes.next_multiple_of(COPY_ALIGN_BYTES).saturating_add(bytes);
+        u32::try_from(start).unwrap_or(u32::MAX)
+    }
+
+    /// The header and its copy: the first `frames_start` bytes of the file.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let bytes = self.header_bytes();
+        let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+        let mut out =
+            Vec::with_capacity(bytes.next_multiple_of(COPY_ALIGN_BYTES).saturating_add(bytes));
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend(if self.removed { FLAG_REMOVED } else { 0 }.to_le_bytes());
+        out.extend(length(bytes));
+        out.extend(self.nonce.to_le_bytes());
+        out.extend(self.directory_id.to_le_bytes());
+        out.extend(self.key_hash.to_le_bytes());
+        out.extend(self.sequence.to_le_bytes());
+        out.extend(self.previous_sequence.to_le_bytes());
+        out.extend(self.previous_end.to_le_bytes());
+        out.extend([0; 4]);
+        out.extend(self.base_index.to_le_bytes());
+        out.extend(self.created_ms.to_le_bytes());
+        out.extend(self.expiration_ms.to_le_bytes());
+        out.extend([0; RESERVED_BYTES]);
+        out.extend(length(self.metadata.len()));
+        out.extend(length(self.key.len()));
+        out.extend_from_slice(&self.metadata);
+        out.extend_from_slice(&self.key);
+        out.extend(crc32fast::hash(&out).to_le_bytes());
+        let header = out.clone();
+        out.resize(bytes.next_multiple_of(COPY_ALIGN_BYTES), 0);
+        out.extend(header);
+        out
+    }
+
+    /// Reads one header from the front of `bytes`, which may go on behind it.
+    ///
+    /// [`FormatError::Short`] says that the header seems to be longer than `bytes`.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut fields = Fields(bytes);
+        if fields.array::<{ MAGIC.len() }>()? != MAGIC {
+            return Err(FormatError::Signature);
+        }
+        let version = fields.u16()?;
+        let flags = fields.u32()?;
+        let header_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+        if !(FIXED_BYTES.saturating_add(CHECKSUM_BYTES)..=MAX_HEADER_BYTES).contains(&header_bytes)
+        {
+            return Err(FormatError::Field);
+        }
+        let whole = bytes.get(..header_bytes).ok_or(FormatError::Short)?;
+        let (checked, stored) =
+            whole.split_last_chunk::<CHECKSUM_BYTES>().ok_or(FormatError::Short)?;
+        if crc32fast::hash(checked) != u32::from_le_bytes(*stored) {
+            return Err(FormatError::Checksum);
+        }
+        if version != VERSION {
+            return Err(FormatError::Newer(version));
+        }
+        let nonce = fields.u64()?;
+        let directory_id = fields.u64()?;
+        let key_hash = fields.u64()?;
+        let sequence = fields.u32()?;
+        let previous_sequence = fields.u32()?;
+        let previous_end = fields.u32()?;
+        let zero = fields.u32()?;
+        let base_index = fields.u64()?;
+        let created_ms = fields.u64()?;
+        let expiration_ms = fields.u64()?;
+        let reserved = fields.array::<RESERVED_BYTES>()?;
+        if flags & !FLAG_REMOVED != 0 || zero != 0 || reserved != [0; RESERVED_BYTES] {
+            return Err(FormatError::Newer(version));
+        }
+        let metadata_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+        let key_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+        let header = Self {
+            removed: flags & FLAG_REMOVED != 0,
+            nonce,
+            directory_id,
+            key_hash,
+            sequence,
+            previous_sequence,
+            previous_end,
+            base_index,
+            created_ms,
+            expiration_ms,
+            metadata: fields.bytes(metadata_bytes)?.into(),
+            key: fields.bytes(key_bytes)?.into(),
+        };
+        let in_range = (1..=MAX_SEQUENCE).contains(&sequence)
+            && previous_sequence < sequence
+            && header.header_bytes() == header_bytes;
+        if in_range { Ok(header) } else { Err(FormatError::Field) }
+    }
+}
+
+/// Finds the header in the first [`LARGEST_HEADER_AREA_BYTES`] of a file (fewer where the file ends
+/// there): the one at offset 0 or, where that does not validate, its copy.
+///
+/// The error is the one that the header at offset 0 gave. [`FormatError::Newer`] is passed on at once.
+pub(crate) fn find_header(bytes: &[u8]) -> Result<FileHeader, FormatError> {
+    let first = match FileHeader::from_bytes(bytes) {
+        Err(error) if !matches!(error, FormatError::Newer(_)) => error,
+        decided => return decided,
+    };
+    let mut at = COPY_ALIGN_BYTES;
+    while at <= MAX_COPY_OFFSET {
+        let Some(rest) = bytes.get(at..) else { break };
+        match FileHeader::from_bytes(rest) {
+            // Where a copy may stand depends on its length: this drops copies inside payloads.
+            Ok(header) if header.header_bytes().next_multiple_of(COPY_ALIGN_BYTES) == at => {
+                return Ok(header);
+            }
+            Err(error @ FormatError::Newer(_)) => return Err(error),
+            _ => at = at.saturating_add(COPY_ALIGN_BYTES),
+        }
+    }
+    Err(first)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use super::*;
+
+    pub(crate) fn sample(key: &[u8]) -> FileHeader {
+        FileHeader {
+            removed: false,
+            nonce: 0x0123_4567_89AB_CDEF,
+            directory_id: 11,
+            key_hash: 22,
+            sequence: 7,
+            previous_sequence: 5,
+            previous_end: 4711,
+            base_index: 1 << 40,
+            created_ms: 1_700_000_000_000,
+            expiration_ms: 1_700_000_060_000,
+            metadata: Box::from(*b"meta"),
+            key: key.into(),
+        }
+    }
+
+    #[test]
+    fn a_header_of_any_key_length_reads_back() {
+        for length in [0, 1, 10, 376, 377, 4096, MAX_KEY_BYTES] {
+            let header = sample(&vec![b'k'; length]);
+            let bytes = header.to_bytes();
+            assert_eq!(bytes.len(), usize::try_from(header.frames_start()).unwrap());
+            assert_eq!(find_header(&bytes).as_ref(), Ok(&header));
+            assert!(bytes.len() <= LARGEST_HEADER_AREA_BYTES);
+        }
+    }
+
+    #[test]
+    fn any_one_bad_sector_is_survived() {
+        for length in [10, 600, MAX_KEY_BYTES] {
+            let header = sample(&vec![b'k'; length]);
+            let good = header.to_bytes();
+            for sector in 0..good.len().div_ceil(512) {
+                let mut bytes = good.clone();
+                let end = bytes.len().min(sector * 512 + 512);
+                bytes[sector * 512..end].fill(0);
+                assert_eq!(find_header(&bytes).as_ref(), Ok(&header), "sector {sector}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_one_header_is_caught() {
+        let good = sample(b"key").to_bytes();
+        let single = &good[..sample(b"key").header_bytes()];
+        for bit in 0..single.len() * 8 {
+            let mut bytes = single.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(FileHeader::from_bytes(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn newer_formats_are_told_from_damage() {
+        let good = sample(b"key").to_bytes();
+        let bytes = sample(b"key").header_bytes();
+        for (at, value) in [(6, 2), (8, 2), (11, 1), (52, 1), (80, 1), (119, 9)] {
+            let mut newer = good[..bytes].to_vec();
+            newer[at] = value;
+            let checksum = crc32fast::hash(&newer[..bytes - 4]);
+            newer[bytes - 4..].copy_from_slice(&checksum.to_le_bytes());
+            assert!(matches!(find_header(&newer), Err(FormatError::Newer(_))), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_they_are_used() {
+        let mut bytes = sample(b"key").to_bytes();
+        for huge in [0_u32, 131, 131_203, u32::MAX] {
+            bytes[12..16].copy_from_slice(&huge.to_le_bytes());
+            assert_eq!(FileHeader::from_bytes(&bytes), Err(FormatError::Field));
+        }
+        assert_eq!(FileHeader::from_bytes(b"KEYWAL"), Err(FormatError::Short));
+    }
+}

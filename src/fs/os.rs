@@ -1,0 +1,190 @@
+//! The real file system. The only file of the crate that calls the operating system.
+
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt as _;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Dir, File, Lock, OpenMode};
+use crate::format::mix;
+
+/// A directory held open by descriptor: renaming it while it is in use changes nothing.
+#[derive(Debug)]
+pub struct OsDir {
+    path: PathBuf,
+    dir: OwnedFd,
+    file_mode: Mode,
+    boot: u64,
+}
+
+impl OsDir {
+    /// Opens `path`, creating it and its parents with `dir_mode` where they are missing. Files
+    /// created later get `file_mode`. The umask of the process narrows both.
+    pub fn open(path: &Path, dir_mode: u32, file_mode: u32) -> io::Result<Self> {
+        let mut created = Vec::new();
+        let mut missing = path;
+        while !missing.as_os_str().is_empty() && !missing.try_exists()? {
+            created.push(missing);
+            missing = missing.parent().unwrap_or_else(|| Path::new(""));
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(dir_mode).create(path)?;
+        for new in created {
+            let parent = match new.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+        let dir = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let file_mode = Mode::from_bits_truncate(file_mode);
+        Ok(Self { path: path.to_owned(), dir, file_mode, boot: boot() })
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<std::fs::File> {
+        // NONBLOCK keeps a planted FIFO from hanging the caller.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+        let fd = match rustix::fs::openat(&self.dir, name, flags, self.file_mode) {
+            // A link, a directory, a socket.
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(irregular()),
+            result => result?,
+        };
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+        if kind == FileType::RegularFile { Ok(std::fs::File::from(fd)) } else { Err(irregular()) }
+    }
+}
+
+impl Dir for OsDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        const NAME: &str = "LOCK";
+        let file = self.open_file(NAME, OFlags::RDWR | OFlags::CREATE)?;
+        match file.try_lock_exclusive() {
+            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            result => result?,
+        }
+        // Whoever removed the file and made it anew holds a lock on another inode.
+        let held = rustix::fs::fstat(&file)?;
+        let named = rustix::fs::statat(&self.dir, NAME, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) {
+            Ok(Box::new(OsLock { _file: file }))
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            match entry.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => each(OsStr::from_bytes(name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        let flags = match mode {
+            OpenMode::Read => OFlags::RDONLY,
+            OpenMode::Write => OFlags::RDWR,
+            OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+        };
+        Ok(Box::new(OsFile(self.open_file(name, flags)?)))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    fn random(&self) -> u64 {
+        // Keyed anew for every call from the operating system's randomness.
+        RandomState::new().build_hasher().finish()
+    }
+
+    fn boot(&self) -> u64 {
+        self.boot
+    }
+}
+
+/// Folds the kernel's random boot identifier into one word.
+fn boot() -> u64 {
+    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.iter().fold(0, |word, byte| mix(word ^ u64::from(*byte)))
+}
+
+#[derive(Debug)]
+struct OsLock {
+    _file: std::fs::File,
+}
+
+impl Lock for OsLock {}
+
+#[derive(Debug)]
+struct OsFile(std::fs::File);
+
+impl File for OsFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        match parts {
+            [only] => self.0.write_at(only, offset),
+            #[cfg(not(target_vendor = "apple"))]
+            parts => Ok(rustix::io::pwritev(self.0.as_fd(), parts, offset)?),
+            #[cfg(target_vendor = "apple")]
+            parts => self.0.write_at(
+                parts.iter().find(|part| !part.is_empty()).map_or(&[], |part| part),
+                offset,
+            ),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        // Not through fs2: its `allocate` reports a stale `errno` instead of what went wrong.
+        #[cfg(not(target_vendor = "apple"))]
+        rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+        #[cfg(target_vendor = "apple")]
+        fs2::FileExt::allocate(&self.0, bytes)?;
+        Ok(())
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    }
+}

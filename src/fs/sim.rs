@@ -1,0 +1,525 @@
+//! A file system in memory that dies, loses power, fills up and fails calls on demand.
+//!
+//! [`SimDir`] keeps what the running kernel shows and a *trace*: every operation that changed
+//! something, in order. What a disk may hold after a power cut is computed from the trace alone. The
+//! operations before the cut that a later sync covers are its *base*; the rest is split into *units*
+//! of which any subset may have reached the disk, each one independently:
+//!
+//! * each 512-byte sector of a write,
+//! * each change of a file's length. Ahead of the data the tail reads as zeros, behind it the data is
+//!   cut off,
+//! * each creation and each removal of a name.
+//!
+//! [`SimDir::crash_images`] walks these subsets, all of them where they are few, a seeded sample
+//! otherwise, and [`SimDir::from_image`] boots on the result. [`SimDir::after_kill`] is the death of
+//! the process alone. [`SimDir::inject`] fails calls. The lock is not a file here and not listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::crash::{Disk, Pick, Random, build};
+use super::{Dir, File, Lock, OpenMode, len_u64};
+use crate::format::mix;
+
+mod crash;
+mod fault;
+#[cfg(test)]
+mod tests;
+
+pub use self::crash::{CrashBudget, CrashChoice};
+pub use self::fault::{CallKind, Fault, FaultKind};
+
+/// Files end here with `EFBIG`, so that a wild length does not exhaust memory.
+const MAX_FILE_BYTES: usize = 1 << 30;
+
+const EBADF: i32 = 9;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+
+type Name = Arc<str>;
+type Body = Arc<Vec<u8>>;
+
+/// The files of a directory, for example what a disk holds after a crash. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Image {
+    files: BTreeMap<Name, Body>,
+    /// The boot it was taken from, so that the next one gets another number whatever the seed.
+    boot: u64,
+}
+
+impl Image {
+    /// All files, by name.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, body)| (&**name, body.as_slice()))
+    }
+
+    /// The content of one file.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.files.get(name).map(|body| body.as_slice())
+    }
+
+    /// Puts a file there, in place of one with the same name.
+    pub fn set(&mut self, name: &str, content: impl Into<Vec<u8>>) {
+        self.files.insert(name.into(), Arc::new(content.into()));
+    }
+
+    /// Takes a file out and returns what it held.
+    pub fn remove(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.files.remove(name).map(Arc::unwrap_or_clone)
+    }
+}
+
+/// Names and contents count.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
+impl Eq for Image {}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |(name, body): (&str, &[u8])| (name.to_owned(), body.len());
+        f.debug_map().entries(self.files().map(bytes)).finish()
+    }
+}
+
+/// An operation of the trace. Inodes are numbered from 0: first the files of the image the directory
+/// began with, in order of name, then each created file.
+#[derive(Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what they are called")]
+pub enum Op {
+    /// A new, empty file.
+    Create { name: Arc<str>, inode: usize },
+    /// A name is gone.
+    Unlink { name: Arc<str> },
+    /// Bytes arrived in the cache; of a short write, those that did.
+    Write { inode: usize, offset: usize, data: Arc<[u8]> },
+    /// A file was cut, or extended with zeros (`allocate` does that too).
+    SetLen { inode: usize, bytes: usize },
+    /// A file's data and length became durable.
+    SyncFile { inode: usize },
+    /// A sync failed: whatever of the file was not durable is lost.
+    LoseFile { inode: usize },
+    /// All names became durable.
+    SyncDir,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { name, inode } => write!(f, "create {name} #{inode}"),
+            Self::Unlink { name } => write!(f, "unlink {name}"),
+            Self::Write { inode, offset, data } => {
+                write!(f, "write #{inode} {offset}+{}", data.len())
+            }
+            Self::SetLen { inode, bytes } => write!(f, "set_len #{inode} {bytes}"),
+            Self::SyncFile { inode } => write!(f, "sync #{inode}"),
+            Self::LoseFile { inode } => write!(f, "sync #{inode} failed"),
+            Self::SyncDir => write!(f, "sync_dir"),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    cache: Body,
+    /// A sync failed: the cache may show what the disk will never hold.
+    lossy: bool,
+}
+
+#[derive(Clone)]
+struct State {
+    /// Durable before the first operation of the trace.
+    origin: Image,
+    trace: Vec<Op>,
+    names: BTreeMap<Name, usize>,
+    inodes: Vec<Inode>,
+    special: BTreeSet<String>,
+    locked: bool,
+    boot: u64,
+    random: Random,
+    capacity: Option<u64>,
+    /// Each with the number of matching calls so far.
+    faults: Vec<(Fault, u64)>,
+    faults_hit: u64,
+    calls: Vec<CallKind>,
+}
+
+impl State {
+    /// Counts a call, and returns how many bytes it may move or the error it is to fail with.
+    fn enter(&mut self, call: CallKind, name: Option<&str>) -> io::Result<usize> {
+        self.calls.push(call);
+        let mut outcome = None;
+        for (fault, seen) in &mut self.faults {
+            let part = fault.name_contains.as_deref();
+            let named = part.is_none_or(|part| name.is_some_and(|name| name.contains(part)));
+            if named && (fault.call == CallKind::Any || fault.call == call) {
+                outcome = outcome.or(fault.fire(call, *seen));
+                *seen += 1;
+            }
+        }
+        self.faults_hit += u64::from(outcome.is_some());
+        outcome.unwrap_or(Ok(usize::MAX))
+    }
+
+    /// How many of the bytes from `offset` to `end` of a file the disk has room for.
+    fn room(&self, inode: usize, offset: usize, end: usize) -> usize {
+        let Some(capacity) = self.capacity else { return end - offset };
+        let used = self.names.values().map(|linked| len_u64(self.inodes[*linked].cache.len()));
+        let free = usize::try_from(capacity.saturating_sub(used.sum())).unwrap_or(usize::MAX);
+        let len = self.inodes[inode].cache.len();
+        end.min(len.saturating_add(free)).saturating_sub(offset)
+    }
+
+    fn image(&self) -> Image {
+        let body =
+            |(name, inode): (&Name, &usize)| (name.clone(), self.inodes[*inode].cache.clone());
+        Image { files: self.names.iter().map(body).collect(), boot: self.boot }
+    }
+}
+
+/// A simulated directory. Clones are the same directory.
+#[derive(Clone)]
+pub struct SimDir(Arc<Mutex<State>>);
+
+impl SimDir {
+    /// An empty directory.
+    pub fn new(seed: u64) -> Self {
+        Self::from_image(&Image::default(), seed)
+    }
+
+    /// The first sight of `image` after a boot: all of it is durable. Whatever the seed, the boot has
+    /// another number than that of the directory the image was taken from.
+    pub fn from_image(image: &Image, seed: u64) -> Self {
+        let mut random = Random(mix(image.boot) ^ seed);
+        let boot = random.next() | 1;
+        let inode = |cache: &Body| Inode { cache: cache.clone(), lossy: false };
+        Self::with(State {
+            origin: image.clone(),
+            trace: Vec::new(),
+            names: image.files.keys().cloned().zip(0..).collect(),
+            inodes: image.files.values().map(inode).collect(),
+            special: BTreeSet::new(),
+            locked: false,
+            boot,
+            random,
+            capacity: None,
+            faults: Vec::new(),
+            faults_hit: 0,
+            calls: Vec::new(),
+        })
+    }
+
+    fn with(state: State) -> Self {
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directory as the next process finds it when this one dies now: the kernel, its cache and
+    /// the trace live on, the lock is free, no faults are set. What is done to `self` and its open
+    /// files afterwards does not show there.
+    #[must_use]
+    pub fn after_kill(&self) -> Self {
+        let state = self.state().clone();
+        Self::with(State {
+            locked: false,
+            faults: Vec::new(),
+            faults_hit: 0,
+            calls: Vec::new(),
+            ..state
+        })
+    }
+
+    /// How many operations changed something so far.
+    pub fn trace_len(&self) -> usize {
+        self.state().trace.len()
+    }
+
+    /// The operations that changed something so far.
+    pub fn trace(&self) -> Vec<Op> {
+        self.state().trace.clone()
+    }
+
+    /// All files as the running kernel shows them.
+    pub fn image(&self) -> Image {
+        self.state().image()
+    }
+
+    /// Makes calls go wrong from now on. Of several faults due at once, the first one set decides.
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push((fault, 0));
+    }
+
+    /// Lets all calls go well again.
+    pub fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
+    /// How many calls a fault has changed.
+    pub fn faults_hit(&self) -> u64 {
+        self.state().faults_hit
+    }
+
+    /// How many calls went through the seam: those that [`CallKind::Any`] counts.
+    pub fn calls(&self) -> u64 {
+        len_u64(self.state().calls.len())
+    }
+
+    /// All calls so far, to know which faults can matter to the k-th.
+    pub fn call_kinds(&self) -> Vec<CallKind> {
+        self.state().calls.clone()
+    }
+
+    /// Limits the sum of all files' lengths. A write beyond it is short, then fails with `ENOSPC`,
+    /// an allocation takes what is left and fails. Removing and cutting files makes room. `set_len` needs none, but takes it.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// Puts something there that is not a regular file. It survives a kill but is in no image.
+    pub fn plant_special(&self, name: &str) {
+        self.state().special.insert(name.to_owned());
+    }
+}
+
+impl fmt::Debug for SimDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SimDir").field(&self.image()).finish()
+    }
+}
+
+impl Dir for SimDir {
+    fn path(&self) -> &Path {
+        Path::new("/simulated")
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        let mut state = self.state();
+        state.enter(CallKind::Lock, None)?;
+        if state.locked {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.locked = true;
+        Ok(Box::new(SimLock(self.clone())))
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        let mut state = self.state();
+        state.enter(CallKind::List, None)?;
+        let files: Vec<Name> = state.names.keys().cloned().collect();
+        let special = state.special.clone();
+        drop(state);
+        for name in files.iter().map(|name| &**name).chain(special.iter().map(String::as_str)) {
+            each(OsStr::new(name));
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        let mut state = self.state();
+        let create = mode == OpenMode::CreateNew;
+        state.enter(if create { CallKind::Create } else { CallKind::Open }, Some(name))?;
+        let special = state.special.contains(name);
+        let found = state.names.get_key_value(name).map(|(name, inode)| (name.clone(), *inode));
+        let (name, inode) = match found {
+            _ if create && (special || found.is_some()) => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            _ if special => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            Some(found) => found,
+            None if create => {
+                let (name, inode) = (Name::from(name), state.inodes.len());
+                state.inodes.push(Inode::default());
+                state.names.insert(name.clone(), inode);
+                state.trace.push(Op::Create { name: name.clone(), inode });
+                (name, inode)
+            }
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Box::new(SimFile { dir: self.clone(), inode, name, writable: mode != OpenMode::Read }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.enter(CallKind::Remove, Some(name))?;
+        if state.special.remove(name) {
+            return Ok(());
+        }
+        let Some((name, _)) = state.names.remove_entry(name) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        state.trace.push(Op::Unlink { name });
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.enter(CallKind::SyncDir, None)?;
+        state.trace.push(Op::SyncDir);
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        self.state().random.next()
+    }
+
+    fn boot(&self) -> u64 {
+        self.state().boot
+    }
+}
+
+#[derive(Debug)]
+struct SimLock(SimDir);
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.0.state().locked = false;
+    }
+}
+
+struct SimFile {
+    dir: SimDir,
+    inode: usize,
+    name: Name,
+    writable: bool,
+}
+
+impl SimFile {
+    /// The state, and how many bytes the call may move.
+    fn enter(&self, call: CallKind) -> io::Result<(MutexGuard<'_, State>, usize)> {
+        let mut state = self.dir.state();
+        let limit = state.enter(call, Some(&self.name))?;
+        let changes = matches!(call, CallKind::Write | CallKind::SetLen | CallKind::Allocate);
+        if changes && !self.writable {
+            return Err(io::Error::from_raw_os_error(EBADF));
+        }
+        Ok((state, limit))
+    }
+
+    fn resize(&self, state: &mut State, bytes: usize) {
+        let inode = self.inode;
+        if state.inodes[inode].cache.len() != bytes {
+            Arc::make_mut(&mut state.inodes[inode].cache).resize(bytes, 0);
+            state.trace.push(Op::SetLen { inode, bytes });
+        }
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimFile({} #{})", self.name, self.inode)
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (state, limit) = self.enter(CallKind::Read)?;
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = state.inodes[self.inode].cache.get(offset..).unwrap_or_default();
+        let bytes = rest.len().min(buffer.len()).min(limit);
+        buffer[..bytes].copy_from_slice(&rest[..bytes]);
+        Ok(bytes)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let (mut state, limit) = self.enter(CallKind::Write)?;
+        let (inode, offset) = (self.inode, in_file(offset)?);
+        let mut data = Vec::new();
+        for part in parts {
+            data.extend_from_slice(part);
+        }
+        data.truncate(limit);
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let room = state.room(inode, offset, offset + data.len());
+        data.truncate(room.min(MAX_FILE_BYTES - offset));
+        if data.is_empty() {
+            let code = if room == 0 { ENOSPC } else { EFBIG };
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        write(Arc::make_mut(&mut state.inodes[inode].cache), offset, &data);
+        let written = data.len();
+        state.trace.push(Op::Write { inode, offset, data: data.into() });
+        Ok(written)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let inode = self.inode;
+        let outcome = self.enter(CallKind::SyncData).map(drop);
+        let mut state = self.dir.state();
+        match &outcome {
+            Ok(()) => state.trace.push(Op::SyncFile { inode }),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                state.inodes[inode].lossy = true;
+                state.trace.push(Op::LoseFile { inode });
+            }
+        }
+        outcome
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let (mut state, _) = self.enter(CallKind::SetLen)?;
+        self.resize(&mut state, in_file(bytes)?);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let (state, _) = self.enter(CallKind::Len)?;
+        Ok(len_u64(state.inodes[self.inode].cache.len()))
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let (mut state, _) = self.enter(CallKind::Allocate)?;
+        let bytes = in_file(bytes)?;
+        let len = state.inodes[self.inode].cache.len();
+        let end = bytes.max(len);
+        let room = state.room(self.inode, len, end);
+        // As on ext4, what there was room for stays allocated after a failure.
+        self.resize(&mut state, len + room);
+        if len + room < end {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        Ok(())
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let (mut state, _) = self.enter(CallKind::DropCache)?;
+        if state.inodes[self.inode].lossy {
+            let disk = Disk::replay(&state.origin, &state.trace);
+            let dirty = disk.units.iter().filter(|unit| unit.inode() == Some(self.inode));
+            let cache = build(&disk.bodies[self.inode], dirty.map(|unit| (unit, Pick::Keep)));
+            state.inodes[self.inode] = Inode { cache, lossy: false };
+        }
+        Ok(())
+    }
+}
+
+/// A length or offset of a file.
+fn in_file(bytes: u64) -> io::Result<usize> {
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_FILE_BYTES);
+    bytes.ok_or_else(|| io::Error::from_raw_os_error(EFBIG))
+}
+
+/// Writes `data` at `offset`, behind zeros where the file was shorter.
+fn write(body: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    let end = offset + data.len();
+    if body.len() < end {
+        body.resize(end, 0);
+    }
+    body[offset..end].copy_from_slice(data);
+}

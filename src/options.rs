@@ -1,0 +1,251 @@
+//! What a user can set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock, millis};
+use crate::error::{Result, WalError};
+
+/// Longest window of one segment: timestamps inside a segment are 32 bits of milliseconds.
+pub(crate) const MAX_WINDOW_MS: u64 = 49 * 24 * 60 * 60 * 1000;
+/// Room that headers may take in a segment beyond `max_segment_bytes`.
+const SEGMENT_SLACK_BYTES: u64 = 1 << 20;
+const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64 - SEGMENT_SLACK_BYTES;
+
+/// Where an entry is when the call that appended it returns.
+///
+/// | | when the append returns `Ok`, the entry | survives |
+/// |---|---|---|
+/// | `Os` | has been accepted whole by the kernel | death of the process, `kill -9` |
+/// | `Disk` | and every earlier entry of its key, the segment file and its directory entry are on stable storage as far as the operating system can know | process death, kernel crash, power loss on hardware that honours flushes |
+///
+/// There is no level that the death of the process can lose. `false` is `Os` and `true` is `Disk`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Durability {
+    /// Handed to the operating system: one system call.
+    #[default]
+    Os,
+    /// Synced to the disk: costs a flush of the device, shared by everyone who waits for the same key
+    /// at that moment.
+    Disk,
+}
+
+impl From<bool> for Durability {
+    fn from(durable: bool) -> Self {
+        if durable { Self::Disk } else { Self::Os }
+    }
+}
+
+/// How a [`Wal`](crate::Wal) keeps its entries. Plain data; checked once, by
+/// [`Wal::new`](crate::Wal::new).
+///
+/// No option weakens what [`Durability`] promises: they set what is kept for how long, what is
+/// refused, and how much of the machine is used.
+///
+/// ```
+/// use keywal::WalOptions;
+/// use std::time::Duration;
+///
+/// let options = WalOptions {
+///     entry_retention: Duration::from_secs(60 * 60 * 24),
+///     segments_per_retention_period: 24, // one segment per hour
+///     ..Default::default()
+/// };
+/// assert!(options.validate().is_ok());
+///
+/// let same = WalOptions::with_retention(Duration::from_secs(60 * 60 * 24)).segments_per_retention_period(24);
+/// assert_eq!(same.entry_retention, options.entry_retention);
+/// ```
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct WalOptions {
+    /// No entry is dropped before it is this old; once [`compact`](crate::Wal::compact) has run, none
+    /// is older than this plus one segment window. Default: one week, as in nano-wal. At least one
+    /// millisecond per segment of the period.
+    pub entry_retention: Duration,
+
+    /// Into how many windows the retention is divided; a key starts a new segment when the window of
+    /// its active one is over. More segments: expired entries go sooner, at the price of more files.
+    /// Default 10, as in nano-wal: entries outlive their retention by at most a tenth. A window is
+    /// never longer than 49 days, whatever the division gives.
+    pub segments_per_retention_period: u32,
+
+    /// A segment also ends when the next frame would take it past this many bytes. Default 64 MiB: a
+    /// crash makes the next open read at most this much per key that was being written. From 4 KiB to
+    /// 4 GiB - 1 MiB - 1.
+    pub max_segment_bytes: u64,
+
+    /// Largest entry, header and content together, that is accepted; also the most that a reader
+    /// allocates for one entry. Default 16 MiB: far above what logs carry, small enough to hold in
+    /// memory. At least 1, at most `max_segment_bytes`.
+    pub max_entry_bytes: u64,
+
+    /// How many segment files are held open. More: fewer system calls when many keys are in use at
+    /// once. Default 512: half of the usual limit of 1024 descriptors per process. At least 1. A
+    /// thread that reads may hold one more, and files with a failed sync are never closed.
+    pub max_open_files: usize,
+
+    /// Disk space reserved for a segment when it is created. Default 0, nothing: with many keys this
+    /// is a floor under the disk space, times keys. Reserving makes syncs somewhat cheaper and fails
+    /// early when the disk is full. What is not used is given back when the segment ends. At most
+    /// `max_segment_bytes`.
+    pub preallocate_bytes: u64,
+
+    /// Permissions of the directory if it has to be created; the umask narrows them. Default `0o700`.
+    pub dir_mode: u32,
+
+    /// Permissions of the files created; the umask narrows them. Default `0o600`: logs hold data of
+    /// others. Widen it to let another user read.
+    pub file_mode: u32,
+
+    /// Where the time comes from. Default: the operating system. Tests put a
+    /// [`ManualClock`](crate::ManualClock) here.
+    #[cfg_attr(feature = "serde", serde(skip, default = "system_clock"))]
+    pub clock: Arc<dyn Clock>,
+}
+
+fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::default())
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        Self {
+            entry_retention: Duration::from_secs(60 * 60 * 24 * 7),
+            segments_per_retention_period: 10,
+            max_segment_bytes: 64 << 20,
+            max_entry_bytes: 16 << 20,
+            max_open_files: 512,
+            preallocate_bytes: 0,
+            dir_mode: 0o700,
+            file_mode: 0o600,
+            clock: system_clock(),
+        }
+    }
+}
+
+impl WalOptions {
+    /// The defaults with another [`entry_retention`](Self::entry_retention).
+    pub fn with_retention(entry_retention: Duration) -> Self {
+        Self { entry_retention, ..Self::default() }
+    }
+
+    /// The defaults with other
+    /// [`segments_per_retention_period`](Self::segments_per_retention_period).
+    pub fn with_segments_per_retention_period(segments: u32) -> Self {
+        Self { segments_per_retention_period: segments, ..Self::default() }
+    }
+
+    /// Sets [`entry_retention`](Self::entry_retention).
+    #[must_use]
+    pub fn retention(mut self, entry_retention: Duration) -> Self {
+        self.entry_retention = entry_retention;
+        self
+    }
+
+    /// Sets [`segments_per_retention_period`](Self::segments_per_retention_period).
+    #[must_use]
+    pub fn segments_per_retention_period(mut self, segments: u32) -> Self {
+        self.segments_per_retention_period = segments;
+        self
+    }
+
+    /// Sets [`max_segment_bytes`](Self::max_segment_bytes).
+    #[must_use]
+    pub fn max_segment_bytes(mut self, bytes: u64) -> Self {
+        self.max_segment_bytes = bytes;
+        self
+    }
+
+    /// Sets [`max_entry_bytes`](Self::max_entry_bytes).
+    #[must_use]
+    pub fn max_entry_bytes(mut self, bytes: u64) -> Self {
+        self.max_entry_bytes = bytes;
+        self
+    }
+
+    /// Sets [`max_open_files`](Self::max_open_files).
+    #[must_use]
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = files;
+        self
+    }
+
+    /// Sets [`preallocate_bytes`](Self::preallocate_bytes).
+    #[must_use]
+    pub fn preallocate_bytes(mut self, bytes: u64) -> Self {
+        self.preallocate_bytes = bytes;
+        self
+    }
+
+    /// Sets [`dir_mode`](Self::dir_mode) and [`file_mode`](Self::file_mode).
+    #[must_use]
+    pub fn modes(mut self, dir_mode: u32, file_mode: u32) -> Self {
+        self.dir_mode = dir_mode;
+        self.file_mode = file_mode;
+        self
+    }
+
+    /// Sets [`clock`](Self::clock).
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the options, as [`Wal::new`](crate::Wal::new) does.
+    ///
+    /// # Errors
+    /// [`WalError::InvalidOptions`] names the field, the bound and what was given.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |text: String| Err(WalError::InvalidOptions(text));
+        let segments = self.segments_per_retention_period;
+        if segments == 0 {
+            return refuse("segments_per_retention_period is 0; give at least 1".into());
+        }
+        let retention_ms = millis(self.entry_retention);
+        if retention_ms / u64::from(segments) == 0 {
+            return refuse(format!(
+                "entry_retention of {retention_ms} ms in {segments} segments gives windows under 1 ms; \
+                 lengthen the retention or use fewer segments"
+            ));
+        }
+        if !(4096..=MAX_SEGMENT_BYTES).contains(&self.max_segment_bytes) {
+            let given = self.max_segment_bytes;
+            return refuse(format!(
+                "max_segment_bytes is {given}; give 4096 to {MAX_SEGMENT_BYTES}"
+            ));
+        }
+        for (name, given, least) in [
+            ("max_entry_bytes", self.max_entry_bytes, 1),
+            ("preallocate_bytes", self.preallocate_bytes, 0),
+        ] {
+            if !(least..=self.max_segment_bytes).contains(&given) {
+                let most = self.max_segment_bytes;
+                return refuse(format!(
+                    "{name} is {given}; give {least} to max_segment_bytes ({most})"
+                ));
+            }
+        }
+        if self.max_open_files == 0 {
+            return refuse("max_open_files is 0; give at least 1".into());
+        }
+        for (name, mode, least) in
+            [("dir_mode", self.dir_mode, 0o700), ("file_mode", self.file_mode, 0o600)]
+        {
+            if mode & least != least || mode > 0o777 {
+                return refuse(format!(
+                    "{name} is {mode:#o}; the owner needs {least:#o}, and 0o777 is the most"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long a segment is appended to, in milliseconds.
+    pub(crate) fn window_ms(&self) -> u64 {
+        let segments = u64::from(self.segments_per_retention_period.max(1));
+        (millis(self.entry_retention) / segments).clamp(1, MAX_WINDOW_MS)
+    }
+}

@@ -1,0 +1,319 @@
+//! Opening a directory: lock it, list it, find out what happened to it, check what has to be checked.
+//!
+//! Recovery deletes nothing but what is left of removed keys, and overwrites nothing. It reads no
+//! segment after a clean shutdown, and else the newest segment of every key.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::error::{Result, WalError};
+use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
+use crate::fs::{Dir, File, Lock, OpenMode, read_full};
+use crate::options::WalOptions;
+use crate::report::{Finding, RecoveryReport};
+use crate::segment::{Segment, SegmentId};
+use crate::store::{META_NAME, MetaFile, Past, Store};
+use crate::stream::{Findings, Stream};
+use crate::streams::Streams;
+
+pub(crate) const LOCK_NAME: &str = "LOCK";
+/// How far the floor is raised when it may have been lost: more segments than a key that was removed
+/// is thought to have had beyond all that still exist.
+const LOST_FLOOR_GAP: u32 = 1 << 16;
+/// From so many keys on, several threads check them.
+const PARALLEL_KEYS: usize = 64;
+
+/// An open directory.
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) streams: Streams,
+    pub(crate) report: RecoveryReport,
+    pub(crate) lock: Box<dyn Lock>,
+}
+
+pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
+    let started = Instant::now();
+    let lock = dir.lock().map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => WalError::Locked { path: dir.path().to_owned() },
+        _ => WalError::io(&dir.path().join(LOCK_NAME), "lock the directory", source),
+    })?;
+    let mut report = RecoveryReport::default();
+    let listing = Listing::read(&*dir)?;
+    report.foreign_files = listing.foreign;
+    report.segments = listing.segments;
+
+    let (mut meta, past) = read_meta(&*dir, &listing, &mut report)?;
+    let boot = dir.boot();
+    meta.update(&*dir, |meta| {
+        if past == Past::PowerLost {
+            // A segment that is lost with its name had at most the number after the last one left.
+            meta.floor = meta.floor.max(listing.highest).saturating_add(1);
+        }
+        meta.clean = false;
+        meta.boot = boot;
+    })?;
+    let store = Store::new(dir, options, past, meta);
+    let streams = listing.into_streams(&store, &mut report);
+    report.clean = past == Past::Clean;
+    report.power_lost = past == Past::PowerLost;
+    if past != Past::Clean {
+        // Names that were created before the crash survive the next one, too.
+        store.sync_names(store.name_changed())?;
+        check_all(&store, &streams, &mut report)?;
+    }
+    report.keys = crate::fs::len_u64(streams.all().iter().filter(|stream| stream.exists()).count());
+    report.elapsed = started.elapsed();
+    Ok(Opened { store, streams, report, lock })
+}
+
+/// What is in the directory, by name.
+#[derive(Debug, Default)]
+struct Listing {
+    /// By key hash, then by label: sequences. More than one label is an oddity.
+    by_hash: BTreeMap<u64, BTreeMap<String, Vec<u32>>>,
+    segments: u64,
+    digest: u64,
+    highest: u32,
+    foreign: u64,
+}
+
+impl Listing {
+    fn read(dir: &dyn Dir) -> Result<Self> {
+        let mut listing = Self::default();
+        dir.list(&mut |name| match name.to_str() {
+            Some(LOCK_NAME | META_NAME) => {}
+            Some(name) => match SegmentName::parse(name) {
+                Some(name) => listing.add(&name),
+                None => listing.foreign = listing.foreign.saturating_add(1),
+            },
+            None => listing.foreign = listing.foreign.saturating_add(1),
+        })
+        .map_err(|source| WalError::io(dir.path(), "list the directory", source))?;
+        Ok(listing)
+    }
+
+    fn add(&mut self, name: &SegmentName<'_>) {
+        self.segments = self.segments.saturating_add(1);
+        self.digest = self.digest.wrapping_add(mix(name.key_hash ^ mix(u64::from(name.sequence))));
+        self.highest = self.highest.max(name.sequence);
+        let labels = self.by_hash.entry(name.key_hash).or_default();
+        match labels.get_mut(name.label) {
+            Some(sequences) => sequences.push(name.sequence),
+            None => drop(labels.insert(name.label.to_owned(), vec![name.sequence])),
+        }
+    }
+
+    fn into_streams(self, store: &Store, report: &mut RecoveryReport) -> Streams {
+        let streams = Streams::default();
+        for (hash, mut labels) in self.by_hash {
+            let label = match labels.len() {
+                1 => labels.keys().next().cloned(),
+                _ => labels
+                    .iter()
+                    .find(|(label, all)| is_valid(store, hash, label, all))
+                    .map(|(label, _)| label.clone()),
+            };
+            let label = label.or_else(|| labels.keys().next().cloned()).unwrap_or_default();
+            let mut sequences = labels.remove(&label).unwrap_or_default();
+            for (other, sequences) in labels {
+                for sequence in sequences {
+                    let name = SegmentId { key_hash: hash, sequence }.file_name(&other);
+                    let path = store.dir.path().join(name);
+                    let what = "the label does not belong to the key".to_owned();
+                    RecoveryReport::note(
+                        &mut report.ignored,
+                        Finding { path, offset: 0, bytes: 0, what },
+                    );
+                }
+            }
+            sequences.sort_unstable();
+            sequences.shrink_to_fit();
+            streams.insert(Stream::found(hash, &label, sequences));
+        }
+        streams
+    }
+}
+
+/// Whether any of these files is what its name says.
+fn is_valid(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> bool {
+    sequences.iter().any(|sequence| {
+        let id = SegmentId { key_hash, sequence: *sequence };
+        Segment::open(&*store.dir, id, label, store.directory_id, false).is_ok()
+    })
+}
+
+/// The number and digest of the segment files, as a clean `META` has them.
+pub(crate) fn fingerprint(dir: &dyn Dir) -> Result<(u64, u64)> {
+    let listing = Listing::read(dir)?;
+    Ok((listing.segments, listing.digest))
+}
+
+fn read_meta(
+    dir: &dyn Dir,
+    listing: &Listing,
+    report: &mut RecoveryReport,
+) -> Result<(MetaFile, Past)> {
+    let path = dir.path().join(META_NAME);
+    let file = match dir.open(META_NAME, OpenMode::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        result => Some(
+            result.map_err(|source| WalError::io(&path, "open the directory's facts", source))?,
+        ),
+    };
+    let slots = file.as_deref().map_or(Ok([None, None]), |file| read_slots(file, &path))?;
+    let whole = slots.iter().all(Option::is_some);
+    let state = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
+    let (state, past) = match (file, state) {
+        (Some(file), Some(mut state)) => {
+            let unchanged = (state.segments, state.digest) == (listing.segments, listing.digest);
+            let same_boot = state.boot != 0 && state.boot == dir.boot();
+            let past = match () {
+                () if !whole => Past::PowerLost,
+                () if state.clean && unchanged => Past::Clean,
+                () if state.clean => {
+                    let what = "segment files were added or removed while the directory was closed"
+                        .to_owned();
+                    let path = dir.path().to_owned();
+                    RecoveryReport::note(
+                        &mut report.damaged,
+                        Finding { path, offset: 0, bytes: 0, what },
+                    );
+                    Past::PowerLost
+                }
+                () if same_boot => Past::ProcessDied,
+                () => Past::PowerLost,
+            };
+            if !whole {
+                state.floor = state.floor.saturating_add(LOST_FLOOR_GAP);
+            }
+            return Ok((MetaFile::new(file, state), past));
+        }
+        (_, _) if listing.segments == 0 => {
+            (Meta { directory_id: dir.random(), clean: true, ..Meta::default() }, Past::Clean)
+        }
+        (_, _) => {
+            let what = "missing or damaged; its facts were put together anew".to_owned();
+            RecoveryReport::note(
+                &mut report.damaged,
+                Finding { path: path.clone(), offset: 0, bytes: 0, what },
+            );
+            let directory_id = any_directory_id(dir, listing)?.unwrap_or_else(|| dir.random());
+            let floor = listing.highest.saturating_add(LOST_FLOOR_GAP);
+            (Meta { directory_id, floor, ..Meta::default() }, Past::PowerLost)
+        }
+    };
+    let file = match dir.open(META_NAME, OpenMode::CreateNew) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            dir.open(META_NAME, OpenMode::Write)
+        }
+        result => result,
+    };
+    let mut meta = MetaFile::new(
+        file.map_err(|source| WalError::io(&path, "create the directory's facts", source))?,
+        state,
+    );
+    // Both slots, so that one that does not validate later is known to be torn or damaged.
+    for _ in SLOT_OFFSETS {
+        meta.rewrite(dir)?;
+    }
+    dir.sync().map_err(|source| WalError::io(dir.path(), "sync the directory", source))?;
+    Ok((meta, past))
+}
+
+fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 2]> {
+    let mut slots = [None, None];
+    for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
+        let mut bytes = [0; Meta::BYTES];
+        read_full(file, &mut bytes, offset)
+            .map_err(|source| WalError::io(path, "read the directory's facts", source))?;
+        match Meta::from_bytes(&bytes) {
+            Err(FormatError::Newer(version)) => {
+                return Err(WalError::UnsupportedVersion { path: path.to_owned(), version });
+            }
+            result => *slot = result.ok(),
+        }
+    }
+    Ok(slots)
+}
+
+/// The directory's number, from the first segment that has a valid header.
+fn any_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
+    for (key_hash, labels) in &listing.by_hash {
+        for (label, sequences) in labels {
+            for sequence in sequences {
+                let id = SegmentId { key_hash: *key_hash, sequence: *sequence };
+                if let Some(directory_id) = Segment::directory_id(dir, &id.file_name(label))? {
+                    return Ok(Some(directory_id));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Loads all streams and puts what was found into the report.
+fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
+    let all = streams.all();
+    let workers = match thread::available_parallelism() {
+        Ok(n) if all.len() >= PARALLEL_KEYS => n.get().min(8),
+        _ => 1,
+    };
+    let next = AtomicUsize::new(0);
+    let check = || {
+        let mut results = Vec::new();
+        while let Some(stream) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            results.push((Arc::clone(stream), stream.load(store, &mut stream.writer())));
+        }
+        results
+    };
+    let results = if workers == 1 {
+        check()
+    } else {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(check)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        })
+    };
+    if results.len() != all.len() {
+        let source = io::Error::other("a thread that checked segments panicked");
+        return Err(WalError::io(store.dir.path(), "check the segments", source));
+    }
+    for (stream, result) in results {
+        take_in(store, streams, &stream, result, report)?;
+    }
+    Ok(())
+}
+
+fn take_in(
+    store: &Store,
+    streams: &Streams,
+    stream: &Stream,
+    result: Result<Findings>,
+    report: &mut RecoveryReport,
+) -> Result<()> {
+    match result {
+        Ok(findings) => {
+            if let Some(sequence) =
+                findings.tombstone.filter(|_| !streams.next_is_taken(stream.hash))
+            {
+                stream.unlink_tombstone(store, sequence)?;
+                streams.forget(stream);
+            }
+            findings.report(report);
+        }
+        Err(WalError::Corrupted { path, offset, bytes, reason }) => {
+            let what = reason.to_owned();
+            RecoveryReport::note(&mut report.damaged, Finding { path, offset, bytes, what });
+        }
+        Err(WalError::UnsupportedVersion { path, version }) => {
+            let what = format!("format version {version} is newer than this program");
+            RecoveryReport::note(&mut report.ignored, Finding { path, offset: 0, bytes: 0, what });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}

@@ -1,0 +1,447 @@
+//! Walking the frames of a segment: the only code that decides where a frame starts, what is damage
+//! and where a segment ends. Recovery, readers and searches all go through [`Walk`].
+//!
+//! The rule (section 4 of the format): frames follow one another; where none is valid, look for the
+//! next valid frame header byte by byte. Work is linear in the bytes whatever they are, memory is one
+//! chunk whatever lengths they claim, and an I/O error is an error, never the end of the data.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::format::{FrameFlags, FrameHeader, SIGNATURE, Seed};
+use crate::fs::{File, read_full};
+
+const HEADER: u32 = FrameHeader::BYTES_U32;
+/// How much is read at a time.
+pub(crate) const CHUNK_BYTES: u32 = 64 << 10;
+/// How much is read at a time while looking for a frame header.
+const PROBE_BYTES: u32 = 4 << 10;
+/// Damaged spans that a scan remembers; more are only counted.
+const MAX_SPANS: usize = 64;
+
+/// Bytes that are not what was written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    /// The frame header at `from`, where that is intact and only its payload is not.
+    pub(crate) header: Option<FrameHeader>,
+    /// Nothing but zeros up to the limit of the walk.
+    pub(crate) zeros: bool,
+}
+
+/// A valid frame. The payload is fetched with [`Walk::payload`] while the walk stands behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) offset: u32,
+    pub(crate) header: FrameHeader,
+}
+
+impl Frame {
+    pub(crate) fn end(&self) -> u32 {
+        let bytes = u32::try_from(self.header.frame_bytes()).unwrap_or(u32::MAX);
+        self.offset.saturating_add(bytes)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Frame(Frame),
+    Damage(Damage),
+}
+
+/// Walks the frames between two offsets. `from` must be the start of a frame.
+pub(crate) struct Walk<'a> {
+    file: &'a dyn File,
+    seed: Seed,
+    at: u32,
+    limit: u32,
+    chunk: u32,
+    window: Bytes,
+    window_start: u32,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(file: &'a dyn File, seed: Seed, from: u32, limit: u32) -> Self {
+        Self {
+            file,
+            seed,
+            at: from,
+            limit,
+            chunk: CHUNK_BYTES,
+            window: Bytes::new(),
+            window_start: from,
+        }
+    }
+
+    /// Goes on with the window of an earlier walk over the same file, and reads `chunk` bytes at a time.
+    pub(crate) fn with_window(mut self, window: Window, chunk: u32) -> Self {
+        self.chunk = chunk;
+        self.window = window.bytes;
+        self.window_start = window.start;
+        self
+    }
+
+    pub(crate) fn into_window(self) -> Window {
+        Window { bytes: self.window, start: self.window_start }
+    }
+
+    /// Where the next step starts.
+    pub(crate) fn position(&self) -> u32 {
+        self.at
+    }
+
+    /// Goes back to a frame this walk has just returned.
+    pub(crate) fn rewind(&mut self, frame: &Frame) {
+        self.at = frame.offset;
+    }
+
+    /// The next frame or damaged span; `None` at the limit.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Step>> {
+        let at = self.at;
+        if at >= self.limit {
+            return Ok(None);
+        }
+        let Some(header) = self.header_at(at)? else {
+            return self.damage(None).map(Some);
+        };
+        let frame = Frame { offset: at, header };
+        let frame_bytes = header.frame_bytes();
+        if u64::from(at).saturating_add(frame_bytes) > u64::from(self.limit) {
+            return self.damage(Some(header)).map(Some);
+        }
+        self.at = frame.end();
+        if self.payload_is_intact(&frame)? {
+            Ok(Some(Step::Frame(frame)))
+        } else {
+            Ok(Some(Step::Damage(Damage {
+                from: at,
+                to: self.at,
+                header: Some(header),
+                zeros: false,
+            })))
+        }
+    }
+
+    /// Header and content of a frame this walk has just returned, one behind the other.
+    pub(crate) fn payload(&mut self, frame: &Frame) -> io::Result<Bytes> {
+        let from = frame.offset.saturating_add(HEADER);
+        let bytes = to_usize(frame.end().saturating_sub(from));
+        if let Some(range) = self.in_window(from, bytes) {
+            return Ok(self.window.slice(range));
+        }
+        let mut payload = BytesMut::zeroed(bytes);
+        let read = read_full(self.file, &mut payload, u64::from(from))?;
+        // It was all there a moment ago, with the right checksum.
+        let intact = read == bytes
+            && self.seed.checksum(frame.offset, &[&payload]) == frame.header.payload_checksum;
+        if intact { Ok(payload.freeze()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn in_window(&self, from: u32, bytes: usize) -> Option<std::ops::Range<usize>> {
+        let start = to_usize(from.checked_sub(self.window_start)?);
+        let end = start.checked_add(bytes)?;
+        (end <= self.window.len()).then_some(start..end)
+    }
+
+    /// Up to `bytes` bytes from `from`, fewer where the limit or the file ends first.
+    fn view(&mut self, from: u32, bytes: u32) -> io::Result<&[u8]> {
+        let wanted = bytes.min(self.limit.saturating_sub(from));
+        if self.in_window(from, to_usize(wanted)).is_none() {
+            let fill = self.chunk.max(wanted).min(self.limit.saturating_sub(from));
+            let window = std::mem::take(&mut self.window);
+            // The old window is used again unless somebody kept an entry of it.
+            let mut buffer = window.try_into_mut().unwrap_or_default();
+            buffer.resize(to_usize(fill), 0);
+            let read = read_full(self.file, &mut buffer, u64::from(from))?;
+            buffer.truncate(read);
+            self.window = buffer.freeze();
+            self.window_start = from;
+        }
+        let start = to_usize(from.saturating_sub(self.window_start));
+        let rest = self.window.get(start..).unwrap_or_default();
+        Ok(rest.get(..to_usize(wanted)).unwrap_or(rest))
+    }
+
+    fn header_at(&mut self, at: u32) -> io::Result<Option<FrameHeader>> {
+        let seed = self.seed;
+        let bytes = self.view(at, HEADER)?.first_chunk();
+        Ok(bytes.and_then(|bytes| FrameHeader::from_bytes(bytes, seed, at).ok()))
+    }
+
+    fn payload_is_intact(&mut self, frame: &Frame) -> io::Result<bool> {
+        let (seed, expected) = (self.seed, frame.header.payload_checksum);
+        let from = frame.offset.saturating_add(HEADER);
+        let bytes = frame.end().saturating_sub(from);
+        if bytes <= CHUNK_BYTES.saturating_sub(HEADER) {
+            // Filled from the frame's start, so that header and payload are in one window.
+            let whole = self.view(frame.offset, bytes.saturating_add(HEADER))?;
+            let payload = whole.get(FrameHeader::BYTES..).unwrap_or_default();
+            return Ok(payload.len() == to_usize(bytes)
+                && seed.checksum(frame.offset, &[payload]) == expected);
+        }
+        let mut checksum = seed.hasher(frame.offset);
+        let mut at = from;
+        while at < frame.end() {
+            let piece = self.view(at, CHUNK_BYTES.min(frame.end().saturating_sub(at)))?;
+            if piece.is_empty() {
+                return Ok(false);
+            }
+            checksum.update(piece);
+            at = at.saturating_add(to_u32(piece.len()));
+        }
+        Ok(checksum.finalize() == expected)
+    }
+
+    fn damage(&mut self, header: Option<FrameHeader>) -> io::Result<Step> {
+        let from = self.at;
+        let zeros = header.is_none() && self.skip_zeros(from)? >= self.limit;
+        let found = if zeros {
+            None
+        } else {
+            next_header(self.file, self.seed, from.saturating_add(1), self.limit)?
+        };
+        self.at = found.map_or(self.limit, |frame| frame.offset);
+        Ok(Step::Damage(Damage { from, to: self.at, header, zeros }))
+    }
+
+    /// The first offset from `from` on that does not hold a zero, or the limit.
+    fn skip_zeros(&mut self, from: u32) -> io::Result<u32> {
+        let mut at = from;
+        while at < self.limit {
+            let bytes = self.view(at, CHUNK_BYTES)?;
+            if bytes.is_empty() {
+                break; // shorter than the limit says: what is missing is not data either
+            }
+            let zeros = bytes.iter().position(|byte| *byte != 0);
+            at = at.saturating_add(to_u32(zeros.unwrap_or(bytes.len())));
+            if zeros.is_some() {
+                return Ok(at);
+            }
+        }
+        Ok(self.limit)
+    }
+}
+
+/// What a walk has read ahead.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    bytes: Bytes,
+    start: u32,
+}
+
+/// The first valid frame header that starts at `from` or later and ends before `limit`.
+pub(crate) fn next_header(
+    file: &dyn File,
+    seed: Seed,
+    from: u32,
+    limit: u32,
+) -> io::Result<Option<Frame>> {
+    let mut buffer = Vec::new();
+    let mut at = from;
+    let mut fill = PROBE_BYTES;
+    while at.saturating_add(HEADER) <= limit {
+        buffer.resize(to_usize(fill.min(limit.saturating_sub(at))), 0);
+        let read = read_full(file, &mut buffer, u64::from(at))?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        let Some(starts) = read.checked_sub(FrameHeader::BYTES) else { break };
+        let [first, ..] = SIGNATURE;
+        let mut start = 0;
+        while let Some(found) =
+            bytes.get(start..=starts).and_then(|rest| rest.iter().position(|b| *b == first))
+        {
+            start = start.saturating_add(found);
+            let offset = at.saturating_add(to_u32(start));
+            let candidate = bytes.get(start..).and_then(|rest| rest.first_chunk());
+            if let Some(Ok(header)) =
+                candidate.map(|bytes| FrameHeader::from_bytes(bytes, seed, offset))
+            {
+                return Ok(Some(Frame { offset, header }));
+            }
+            start = start.saturating_add(1);
+        }
+        at = at.saturating_add(to_u32(starts)).saturating_add(1);
+        fill = CHUNK_BYTES;
+    }
+    Ok(None)
+}
+
+/// A frame at or before the first one for which `before` is false, near to it: where a walk has to
+/// start to find that one. `before` must be true for a prefix of the frames. Reads a logarithmic
+/// number of places; needs no index.
+pub(crate) fn seek(
+    file: &dyn File,
+    seed: Seed,
+    start: u32,
+    end: u32,
+    before: impl Fn(&FrameHeader) -> bool,
+) -> io::Result<u32> {
+    let (mut low, mut high) = (start, end);
+    while high.saturating_sub(low) > PROBE_BYTES {
+        let middle = low.midpoint(high);
+        match next_header(file, seed, middle, high)? {
+            Some(frame) if before(&frame.header) => low = frame.offset,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Where the valid part of a segment ends and what comes next there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) end: u32,
+    /// Number of entries, counting those lost to damage.
+    pub(crate) count: u32,
+    /// Milliseconds between the segment's creation and its last entry.
+    pub(crate) timestamp: u32,
+    /// Why nothing more may be appended to the segment, or that it may.
+    pub(crate) state: TailState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TailState {
+    /// Ends with an entry; nothing but zeros may follow.
+    Open,
+    /// A mark stands at the end; the next frame goes over it.
+    Marked,
+    /// Ends with a seal.
+    Sealed,
+    /// Torn bytes follow.
+    Torn,
+}
+
+/// What [`scan`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    pub(crate) tail: Tail,
+    /// Bytes of the torn tail.
+    pub(crate) torn_bytes: u32,
+    /// Zeros behind the end: reserved space, or data that never arrived.
+    pub(crate) zero_bytes: u32,
+    /// The first damaged spans.
+    pub(crate) damage: Vec<Damage>,
+    /// All damaged spans.
+    pub(crate) damaged_spans: u64,
+}
+
+/// Finds the end of a segment by its frames alone.
+///
+/// With `all_durable`, everything in the file is known to have been synced once, so nothing can be a
+/// torn write. Otherwise the watermarks decide: one pass if all frames are valid, three if not.
+pub(crate) fn scan(
+    file: &dyn File,
+    seed: Seed,
+    frames_start: u32,
+    file_bytes: u32,
+    all_durable: bool,
+) -> io::Result<Scanned> {
+    if all_durable {
+        return judge(file, seed, frames_start, file_bytes, u32::MAX);
+    }
+    let found = judge(file, seed, frames_start, file_bytes, 0)?;
+    if found.torn_bytes == 0 {
+        return Ok(found);
+    }
+    let mut watermark = 0;
+    let mut walk = Walk::new(file, seed, frames_start, file_bytes);
+    while let Some(step) = walk.next()? {
+        let header = match step {
+            Step::Frame(frame) => Some(frame.header),
+            Step::Damage(damage) => damage.header,
+        };
+        watermark = watermark.max(header.map_or(0, |header| header.watermark));
+    }
+    judge(file, seed, frames_start, file_bytes, watermark)
+}
+
+/// The second half of [`scan`]: everything before `durable` is known to have been synced.
+fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> io::Result<Scanned> {
+    let mut tail = Tail { end: start, count: 0, timestamp: 0, state: TailState::Open };
+    let mut found =
+        Scanned { tail, torn_bytes: 0, zero_bytes: 0, damage: Vec::new(), damaged_spans: 0 };
+    // The tail before the batch that is being walked, if one is.
+    let mut before_batch: Option<Tail> = None;
+    let mut walk = Walk::new(file, seed, start, limit);
+    while let Some(step) = walk.next()? {
+        match step {
+            Step::Frame(frame) => {
+                let before = tail;
+                tail = tail.behind(&frame);
+                if frame.header.flags.has(FrameFlags::CONTINUES) {
+                    before_batch.get_or_insert(before);
+                } else {
+                    before_batch = None;
+                }
+                if tail.state == TailState::Sealed {
+                    break;
+                }
+            }
+            Step::Damage(damage) if damage.from >= durable => {
+                let bytes = damage.to.saturating_sub(damage.from);
+                if damage.zeros {
+                    found.zero_bytes = bytes;
+                } else {
+                    found.torn_bytes = limit.saturating_sub(damage.from);
+                }
+                break;
+            }
+            Step::Damage(damage) => {
+                before_batch = None;
+                if damage.zeros && durable == u32::MAX {
+                    // Reserved space that a clean end would have given back.
+                    found.zero_bytes = damage.to.saturating_sub(damage.from);
+                }
+                found.damaged_spans = found.damaged_spans.saturating_add(1);
+                if found.damage.len() < MAX_SPANS {
+                    found.damage.push(damage);
+                }
+                if let Some(header) = damage.header {
+                    tail.count = header.index.saturating_add(u32::from(!header.is_mark()));
+                    tail.end = damage.to;
+                }
+            }
+        }
+    }
+    if let Some(before) = before_batch {
+        if before.end >= durable {
+            // The end of the batch never arrived: none of it counts.
+            found.torn_bytes = found.torn_bytes.saturating_add(tail.end.saturating_sub(before.end));
+            tail = before;
+        }
+    }
+    if found.torn_bytes > 0 {
+        tail.state = TailState::Torn;
+    }
+    found.tail = tail;
+    Ok(found)
+}
+
+impl Tail {
+    fn behind(self, frame: &Frame) -> Self {
+        let header = &frame.header;
+        let state = match (header.is_mark(), header.flags.has(FrameFlags::SEAL)) {
+            (true, true) => TailState::Sealed,
+            (true, false) => TailState::Marked,
+            (false, _) => TailState::Open,
+        };
+        let count = header.index.saturating_add(u32::from(!header.is_mark()));
+        let end = if state == TailState::Marked { frame.offset } else { frame.end() };
+        Self { end, count, timestamp: header.timestamp, state }
+    }
+}
+
+fn to_usize(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// For lengths of buffers, which are far below 4 GiB.
+fn to_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// How much of a file of `bytes` bytes offsets can reach.
+pub(crate) fn reach(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}

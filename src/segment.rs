@@ -1,0 +1,425 @@
+//! One open segment file: created or opened, read at offsets, written at its end, synced.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::error::{Result, WalError};
+use crate::format::{
+    FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentName, find_header,
+};
+use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::report::Counters;
+use crate::scan::{self, Step, Walk};
+use crate::sync::{SyncError, SyncGate};
+
+/// Covers the header, its copy and the first frames of nearly every segment in one read.
+const FIRST_READ_BYTES: usize = 4096;
+/// Length that a random read guesses before the segment has seen any frame.
+const FIRST_GUESS_BYTES: u32 = 512;
+
+/// Names a segment within a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SegmentId {
+    pub(crate) key_hash: u64,
+    pub(crate) sequence: u32,
+}
+
+impl SegmentId {
+    pub(crate) fn file_name(self, label: &str) -> String {
+        SegmentName { label, key_hash: self.key_hash, sequence: self.sequence }.to_string()
+    }
+}
+
+/// Where the valid frames of a segment end, and how many entries there are before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) end: u32,
+    pub(crate) count: u32,
+}
+
+/// An [`Extent`] that one thread grows and others read, both numbers at once.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicExtent(AtomicU64);
+
+impl AtomicExtent {
+    pub(crate) fn new(extent: Extent) -> Self {
+        let atomic = Self::default();
+        atomic.store(extent);
+        atomic
+    }
+
+    pub(crate) fn load(&self) -> Extent {
+        let word = self.0.load(Ordering::Acquire);
+        let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        Extent { end: half(word >> 32), count: half(word) }
+    }
+
+    pub(crate) fn store(&self, extent: Extent) {
+        let word = (u64::from(extent.end) << 32) | u64::from(extent.count);
+        self.0.store(word, Ordering::Release);
+    }
+}
+
+/// Why a file cannot be opened as the segment its name says it is.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// There is no valid header, or it belongs elsewhere.
+    Header(&'static str),
+    /// Any other error, ready for the caller.
+    Wal(WalError),
+}
+
+impl From<WalError> for OpenError {
+    fn from(error: WalError) -> Self {
+        Self::Wal(error)
+    }
+}
+
+/// An open segment file.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) path: PathBuf,
+    pub(crate) seed: Seed,
+    pub(crate) base_index: u64,
+    pub(crate) created_ms: u64,
+    pub(crate) expiration_ms: u64,
+    pub(crate) previous_sequence: u32,
+    pub(crate) previous_end: u32,
+    pub(crate) frames_start: u32,
+    file: Box<dyn File>,
+    /// What readers may see. Grown only under the stream's writer lock.
+    published: AtomicExtent,
+    /// Length of recent frames: what a random read asks for in its one call.
+    guess: AtomicU32,
+    /// Marks are file offsets.
+    gate: SyncGate,
+    /// Number of the directory change that made this file's name; the name survives power loss once
+    /// that many changes do.
+    name_change: u64,
+}
+
+impl Segment {
+    /// Creates the file and writes its header. After an error no file is left, or the error is
+    /// returned as one of removing it.
+    pub(crate) fn create(
+        dir: &dyn Dir,
+        header: &FileHeader,
+        label: &str,
+        reserve: u64,
+    ) -> Result<Self> {
+        let id = SegmentId { key_hash: header.key_hash, sequence: header.sequence };
+        let name = id.file_name(label);
+        let path = dir.path().join(&name);
+        let file = dir
+            .open(&name, OpenMode::CreateNew)
+            .map_err(|source| WalError::io(&path, "create the segment", source))?;
+        let fill = || {
+            if reserve > 0 {
+                file.allocate(reserve)?;
+            }
+            write_full(&*file, &mut [IoSlice::new(&header.to_bytes())], 0)
+        };
+        if let Err(source) = fill() {
+            drop(file);
+            dir.remove(&name)
+                .map_err(|source| WalError::io(&path, "remove the unfinished segment", source))?;
+            return Err(WalError::io(&path, "write the segment's header", source));
+        }
+        let extent = Extent { end: header.frames_start(), count: 0 };
+        Ok(Self::assemble(id, path, header, file, extent))
+    }
+
+    /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`].
+    ///
+    /// With `distrust`, the page cache is not believed: what it holds is written out and dropped, so
+    /// that everything read later is what the disk has.
+    pub(crate) fn open(
+        dir: &dyn Dir,
+        id: SegmentId,
+        label: &str,
+        directory_id: u64,
+        distrust: bool,
+    ) -> Result<(Self, FileHeader), OpenError> {
+        let name = id.file_name(label);
+        let path = dir.path().join(&name);
+        let file = match dir.open(&name, OpenMode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(OpenError::Header("not a regular file"));
+            }
+            result => result.map_err(|source| WalError::io(&path, "open the segment", source))?,
+        };
+        if distrust {
+            file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
+            file.drop_cache().map_err(|source| {
+                WalError::io(&path, "drop the cached pages of the segment", source)
+            })?;
+        }
+        let header = match read_header(&*file)
+            .map_err(|source| WalError::io(&path, "read the segment", source))?
+        {
+            Ok(header) => header,
+            Err(FormatError::Newer(version)) => {
+                return Err(WalError::UnsupportedVersion { path, version }.into());
+            }
+            Err(_) => return Err(OpenError::Header("no valid file header")),
+        };
+        if header.directory_id != directory_id {
+            return Err(OpenError::Header("the file belongs to another directory"));
+        }
+        if (header.key_hash, header.sequence) != (id.key_hash, id.sequence) {
+            return Err(OpenError::Header("the file belongs under another name"));
+        }
+        if label != crate::format::label(&header.key) {
+            return Err(OpenError::Header("the file belongs under another name"));
+        }
+        let start = header.frames_start();
+        let segment = Self::assemble(id, path, &header, file, Extent { end: start, count: 0 });
+        Ok((segment, header))
+    }
+
+    /// The directory a file says it belongs to, if its header is valid.
+    pub(crate) fn directory_id(dir: &dyn Dir, name: &str) -> Result<Option<u64>> {
+        let read = || match dir.open(name, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            file => Ok(read_header(&*file?)?.ok()),
+        };
+        let header: io::Result<Option<FileHeader>> = read();
+        let header = header
+            .map_err(|source| WalError::io(&dir.path().join(name), "read the segment", source))?;
+        Ok(header.map(|header| header.directory_id))
+    }
+
+    fn assemble(
+        id: SegmentId,
+        path: PathBuf,
+        header: &FileHeader,
+        file: Box<dyn File>,
+        extent: Extent,
+    ) -> Self {
+        Self {
+            id,
+            path,
+            seed: Seed::of_nonce(header.nonce),
+            base_index: header.base_index,
+            created_ms: header.created_ms,
+            expiration_ms: header.expiration_ms,
+            previous_sequence: header.previous_sequence,
+            previous_end: header.previous_end,
+            frames_start: header.frames_start(),
+            file,
+            published: AtomicExtent::new(extent),
+            guess: AtomicU32::new(FIRST_GUESS_BYTES),
+            gate: SyncGate::new(0),
+            name_change: 0,
+        }
+    }
+
+    /// Says how far the segment goes, that all of it is durable as far as its bytes go, and which
+    /// directory change its name waits for.
+    pub(crate) fn admit(mut self, extent: Extent, name_change: u64) -> Self {
+        self.published = AtomicExtent::new(extent);
+        self.gate = SyncGate::new(u64::from(extent.end));
+        self.name_change = name_change;
+        self
+    }
+
+    /// As [`Self::admit`], for a segment that has just been created: nothing is durable.
+    pub(crate) fn admit_new(mut self, name_change: u64) -> Self {
+        self.name_change = name_change;
+        self
+    }
+
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        self.published.load()
+    }
+
+    pub(crate) fn next_index(&self) -> u64 {
+        self.base_index.saturating_add(u64::from(self.extent().count))
+    }
+
+    pub(crate) fn io_error(&self, operation: &'static str, source: io::Error) -> WalError {
+        WalError::io(&self.path, operation, source)
+    }
+
+    pub(crate) fn corrupted(&self, offset: u32, bytes: u32, reason: &'static str) -> WalError {
+        let (offset, bytes) = (u64::from(offset), u64::from(bytes));
+        WalError::Corrupted { path: self.path.clone(), offset, bytes, reason }
+    }
+
+    pub(crate) fn file_bytes(&self) -> Result<u64> {
+        self.file.len().map_err(|source| self.io_error("ask for the length", source))
+    }
+
+    // ---- writing: only under the stream's writer lock ----
+
+    /// The offset up to which everything is durable, for the watermark of the next frame.
+    pub(crate) fn watermark(&self) -> u32 {
+        scan::reach(self.gate.durable())
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.gate.is_poisoned()
+    }
+
+    pub(crate) fn poisoned(&self) -> WalError {
+        WalError::Poisoned { path: self.path.clone() }
+    }
+
+    /// Stores bytes at the end and lets readers see them. After an error the file is as before; if
+    /// that cannot be had, the segment is poisoned.
+    pub(crate) fn append(&self, parts: &mut [IoSlice<'_>], extent: Extent) -> Result<()> {
+        let start = self.extent().end;
+        if let Err(source) = write_full(&*self.file, parts, u64::from(start)) {
+            if self.file.set_len(u64::from(start)).is_err() {
+                self.gate.poison();
+            }
+            return Err(self.io_error("append", source));
+        }
+        let frame = extent.end.saturating_sub(start);
+        self.guess.store(frame, Ordering::Relaxed);
+        self.published.store(extent);
+        Ok(())
+    }
+
+    /// Gives back reserved space behind the end.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let end = u64::from(self.extent().end);
+        if self.file_bytes()? > end {
+            self.file
+                .set_len(end)
+                .map_err(|source| self.io_error("give back reserved space", source))?;
+        }
+        Ok(())
+    }
+
+    // ---- syncing ----
+
+    /// Whether bytes would be lost with the power.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.gate.durable() < u64::from(self.extent().end)
+    }
+
+    /// Makes everything up to `end` survive power loss; the name is another matter.
+    pub(crate) fn sync_bytes(&self, end: u32, counters: &Counters) -> Result<()> {
+        let written = || u64::from(self.extent().end);
+        let sync = || counters.time_sync(|| self.file.sync_data());
+        match self.gate.wait_durable(u64::from(end), written, sync) {
+            Ok(()) => Ok(()),
+            Err(SyncError::Failed(source)) => {
+                Err(WalError::Io { path: self.path.clone(), operation: "sync the segment", source })
+            }
+            Err(SyncError::Poisoned) => Err(self.poisoned()),
+        }
+    }
+
+    pub(crate) fn name_change(&self) -> u64 {
+        self.name_change
+    }
+
+    // ---- reading ----
+
+    /// Reads the frame at `offset` into `buffer`: header and content behind the frame header. One
+    /// call to the system if the length is guessed right.
+    pub(crate) fn read_frame(
+        &self,
+        offset: u64,
+        max_bytes: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<FrameHeader> {
+        let end = self.extent().end;
+        let Ok(offset) = u32::try_from(offset) else { return Err(WalError::InvalidRef) };
+        let room = end.saturating_sub(offset);
+        if offset < self.frames_start || room < FrameHeader::BYTES_U32 {
+            return Err(WalError::InvalidRef);
+        }
+        let guess = self.guess.load(Ordering::Relaxed).clamp(FrameHeader::BYTES_U32, room);
+        let have = self.fill(buffer, 0, guess, offset)?;
+        let header = buffer.get(..have).and_then(|bytes| bytes.first_chunk());
+        let Some(Ok(header)) =
+            header.map(|bytes| FrameHeader::from_bytes(bytes, self.seed, offset))
+        else {
+            return Err(self.explain(offset, end));
+        };
+        let frame_bytes = header.frame_bytes();
+        if header.is_mark() {
+            return Err(WalError::InvalidRef);
+        }
+        if frame_bytes > u64::from(room) {
+            return Err(self.explain(offset, end));
+        }
+        if header.payload_bytes() > max_bytes.saturating_add(u64::from(u16::MAX)) {
+            return Err(WalError::TooLarge { bytes: header.payload_bytes(), max: max_bytes });
+        }
+        let wanted = scan::reach(frame_bytes);
+        self.guess.store(wanted, Ordering::Relaxed);
+        if wanted > guess {
+            self.fill(buffer, have, wanted.saturating_sub(guess), offset)?;
+        }
+        buffer.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        let payload = buffer.get(FrameHeader::BYTES..).unwrap_or_default();
+        let whole = len_u64(buffer.len()) == frame_bytes;
+        if whole && self.seed.checksum(offset, &[payload]) == header.payload_checksum {
+            Ok(header)
+        } else {
+            Err(self.explain(offset, end))
+        }
+    }
+
+    /// Appends `bytes` bytes of the file, from `offset + have` on, to the first `have` of `buffer`.
+    fn fill(&self, buffer: &mut Vec<u8>, have: usize, bytes: u32, offset: u32) -> Result<usize> {
+        let total = have.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        buffer.truncate(total);
+        let missing = total.saturating_sub(buffer.len());
+        buffer.try_reserve(missing).map_err(|_| {
+            self.io_error("get memory for an entry", io::ErrorKind::OutOfMemory.into())
+        })?;
+        buffer.resize(total, 0);
+        let rest = buffer.get_mut(have..).unwrap_or_default();
+        let from = u64::from(offset).saturating_add(len_u64(have));
+        let read = read_full(&*self.file, rest, from)
+            .map_err(|source| self.io_error("read an entry", source))?;
+        Ok(have.saturating_add(read))
+    }
+
+    /// Why there is no valid frame at `offset`: damage, or a reference that never was one. Walks the
+    /// segment; only for the error path.
+    fn explain(&self, offset: u32, end: u32) -> WalError {
+        let mut walk = Walk::new(&*self.file, self.seed, self.frames_start, end);
+        loop {
+            match walk.next() {
+                Ok(Some(Step::Damage(damage))) if (damage.from..damage.to).contains(&offset) => {
+                    let bytes = damage.to.saturating_sub(damage.from);
+                    return self.corrupted(
+                        damage.from,
+                        bytes,
+                        "no valid entry where one was stored",
+                    );
+                }
+                Ok(Some(_)) if walk.position() <= offset => {}
+                Ok(_) => return WalError::InvalidRef,
+                Err(source) => return self.io_error("read an entry", source),
+            }
+        }
+    }
+}
+
+/// The header of a file, read in one call in nearly every case.
+fn read_header(file: &dyn File) -> io::Result<std::result::Result<FileHeader, FormatError>> {
+    let mut bytes = vec![0; FIRST_READ_BYTES];
+    let read = read_full(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    let first = find_header(&bytes);
+    if read < FIRST_READ_BYTES || matches!(first, Ok(_) | Err(FormatError::Newer(_))) {
+        return Ok(first);
+    }
+    bytes.resize(LARGEST_HEADER_AREA_BYTES, 0);
+    let read = read_full(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(find_header(&bytes))
+}

@@ -1,0 +1,182 @@
+//! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
+
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::cache::FileCache;
+use crate::chains::ChainCache;
+use crate::error::{Result, WalError};
+use crate::format::{Meta, SLOT_OFFSETS};
+use crate::fs::{Dir, File, write_full};
+use crate::options::WalOptions;
+use crate::report::Counters;
+use crate::segment::Segment;
+use crate::sync::{SyncError, SyncGate};
+
+/// What happened to the directory before it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// It is new, or was shut down: everything on disk is as the last writer left it.
+    Clean,
+    /// The process died, the kernel lived on: every write that had returned is there.
+    ProcessDied,
+    /// The machine may have lost power: unsynced writes may be missing, in any combination.
+    PowerLost,
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) options: WalOptions,
+    pub(crate) past: Past,
+    pub(crate) directory_id: u64,
+    pub(crate) files: FileCache,
+    pub(crate) counters: Counters,
+    pub(crate) chains: ChainCache,
+    meta: Mutex<MetaFile>,
+    closed: AtomicBool,
+    /// The process that opened the directory.
+    process: u32,
+    /// Names created and removed so far by this process; marks of `names`.
+    name_changes: AtomicU64,
+    names: SyncGate,
+}
+
+impl Store {
+    pub(crate) fn new(dir: Arc<dyn Dir>, options: WalOptions, past: Past, meta: MetaFile) -> Self {
+        Self {
+            dir,
+            past,
+            directory_id: meta.state.directory_id,
+            files: FileCache::new(options.max_open_files),
+            chains: ChainCache::new(options.max_open_files),
+            options,
+            counters: Counters::default(),
+            meta: Mutex::new(meta),
+            closed: AtomicBool::new(false),
+            process: std::process::id(),
+            name_changes: AtomicU64::new(0),
+            names: SyncGate::new(0),
+        }
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.options.clock.now_ms()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(WalError::Closed) } else { Ok(()) }
+    }
+
+    /// As [`Self::check_open`], and refuses a forked child: it shares the lock and the files, but
+    /// neither the locks in memory nor what they guard.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if std::process::id() == self.process { Ok(()) } else { Err(WalError::Forked) }
+    }
+
+    /// Closes the store; `false` if it was closed before.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    // ---- META ----
+
+    pub(crate) fn meta(&self) -> MutexGuard<'_, MetaFile> {
+        self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- names ----
+
+    /// Notes that a name was created or removed. Returns the mark to wait for.
+    pub(crate) fn name_changed(&self) -> u64 {
+        self.name_changes.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    /// The mark of the latest change, for a name that may not survive power loss yet.
+    pub(crate) fn latest_name_change(&self) -> u64 {
+        self.name_changes.load(Ordering::Acquire)
+    }
+
+    /// Returns once name change number `mark` survives power loss.
+    pub(crate) fn sync_names(&self, mark: u64) -> Result<()> {
+        let written = || self.latest_name_change();
+        let result =
+            self.names.wait_durable(mark, written, || self.counters.time_sync(|| self.dir.sync()));
+        match result {
+            Ok(()) => Ok(()),
+            Err(SyncError::Failed(source)) => {
+                let path = self.dir.path().to_owned();
+                Err(WalError::Io { path, operation: "sync the directory", source })
+            }
+            Err(SyncError::Poisoned) => {
+                Err(WalError::Poisoned { path: self.dir.path().to_owned() })
+            }
+        }
+    }
+
+    // ---- segments ----
+
+    /// Makes the segment's frames up to `end`, and its name, survive power loss.
+    pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
+        segment.sync_bytes(end, &self.counters)?;
+        self.sync_names(segment.name_change())
+    }
+}
+
+/// `META`: two slots, written in turn, each write synced.
+#[derive(Debug)]
+pub(crate) struct MetaFile {
+    file: Box<dyn File>,
+    state: Meta,
+    failed: bool,
+}
+
+impl MetaFile {
+    pub(crate) fn new(file: Box<dyn File>, state: Meta) -> Self {
+        Self { file, state, failed: false }
+    }
+
+    pub(crate) fn state(&self) -> &Meta {
+        &self.state
+    }
+
+    /// Makes an edited state survive power loss. After an error the old state counts, and after a
+    /// failed sync no other can be written.
+    pub(crate) fn update(&mut self, dir: &dyn Dir, edit: impl FnOnce(&mut Meta)) -> Result<()> {
+        let mut next = self.state.clone();
+        edit(&mut next);
+        if next == self.state { Ok(()) } else { self.write(dir, next) }
+    }
+
+    /// Writes the state as it is, to the slot that is the older one.
+    pub(crate) fn rewrite(&mut self, dir: &dyn Dir) -> Result<()> {
+        self.write(dir, self.state.clone())
+    }
+
+    fn write(&mut self, dir: &dyn Dir, mut next: Meta) -> Result<()> {
+        let path = || dir.path().join(META_NAME);
+        if self.failed {
+            return Err(WalError::Poisoned { path: path() });
+        }
+        next.generation = next.generation.saturating_add(1);
+        let [even, odd] = SLOT_OFFSETS;
+        let offset = if next.generation % 2 == 0 { even } else { odd };
+        write_full(&*self.file, &mut [IoSlice::new(&next.to_bytes())], offset)
+            .map_err(|source| WalError::io(&path(), "write the directory's facts", source))?;
+        if let Err(source) = self.file.sync_data() {
+            self.failed = true;
+            return Err(WalError::Io {
+                path: path(),
+                operation: "sync the directory's facts",
+                source,
+            });
+        }
+        self.state = next;
+        Ok(())
+    }
+}
+
+/// Name of the file with the facts about the directory as a whole.
+pub(crate) const META_NAME: &str = "META";

@@ -1,0 +1,291 @@
+//! One key's log: its segments in order, and where the next entry goes.
+//!
+//! Locks, in the order they are taken: `writer` (held while the key is appended to, rotated, compacted
+//! or removed), then `catalog` (held to look up, open or drop a segment, never during a sync of this
+//! key), then the file cache's. Readers of open segments take none of the first two.
+//!
+//! A stream starts *unloaded*, knowing only the names of its files; the first use reads the newest
+//! segment. This is what makes opening a cleanly closed directory cheap.
+
+mod append;
+mod chain;
+mod discard;
+mod load;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+pub(crate) use append::{Appended, Payload, frame_bytes};
+pub(crate) use discard::Expiry;
+pub(crate) use load::Findings;
+
+use crate::error::{Result, WalError};
+use crate::format::label;
+use crate::segment::{AtomicExtent, Extent, OpenError, Segment, SegmentId};
+use crate::store::Store;
+
+/// One key's log. Small when idle: no descriptor, nothing per entry, four bytes a segment.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) hash: u64,
+    /// Set once the stream is loaded: its key, or `None` if the files with this hash belong to nobody.
+    owner: OnceLock<Option<Box<[u8]>>>,
+    /// Of the newest segment. Grown under the writer lock.
+    tail: AtomicExtent,
+    writer: Mutex<Writer>,
+    catalog: Mutex<Catalog>,
+}
+
+/// Where the next entry goes.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) phase: Phase,
+    /// Highest sequence any file of this stream has or had.
+    highest: u32,
+    /// The key was removed and a file still says so.
+    tombstone: bool,
+    /// Timestamp of the newest entry; no later one is smaller.
+    last_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing was read yet.
+    Unloaded,
+    /// There is no segment.
+    Empty,
+    /// The newest segment takes entries. `marked`: it ends with a mark.
+    Active { marked: bool },
+    /// The newest segment takes no more entries, but may be sealed: after a power loss, offsets behind
+    /// its end may be in references to entries that are lost, and new entries must not meet those.
+    Stale,
+    /// The newest segment is not to be written to any more; the next entry starts a new one. Without a
+    /// seal, it has a torn tail.
+    Ended { sealed: bool },
+    /// The newest segment is damaged so that the next index is not known.
+    Damaged,
+    /// A removal failed half-way; only recovery can finish it.
+    HalfRemoved,
+    /// The stream is no longer in the map; whoever still holds it looks the key up again.
+    Gone,
+}
+
+impl Writer {
+    /// Highest sequence any file of the stream has or had.
+    pub(crate) fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    /// Whether a file says that the key was removed.
+    pub(crate) fn has_tombstone(&self) -> bool {
+        self.tombstone
+    }
+}
+
+/// The segments of the stream.
+#[derive(Debug, Default)]
+struct Catalog {
+    /// In ascending order. Gaps are numbers that were never used.
+    sequences: Vec<u32>,
+    /// The label in the file names, as long as the key is not known.
+    label: Box<str>,
+    /// Of the oldest segment; 0 = not known.
+    oldest_expiration_ms: u64,
+    /// Damage at the end of the newest segment: everything behind this offset is lost.
+    lost_tail: Option<Box<LostTail>>,
+}
+
+/// Damage at the end of a segment that had been closed cleanly.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LostTail {
+    offset: u32,
+    bytes: u32,
+    reason: &'static str,
+}
+
+impl Stream {
+    /// A stream of files that were found.
+    pub(crate) fn found(hash: u64, label: &str, sequences: Vec<u32>) -> Self {
+        let highest = sequences.last().copied().unwrap_or(0);
+        let catalog = Catalog { sequences, label: label.into(), ..Catalog::default() };
+        Self {
+            hash,
+            owner: OnceLock::new(),
+            tail: AtomicExtent::default(),
+            writer: Mutex::new(Writer {
+                phase: Phase::Unloaded,
+                highest,
+                tombstone: false,
+                last_ms: 0,
+            }),
+            catalog: Mutex::new(catalog),
+        }
+    }
+
+    /// A stream for a new key. `highest`: sequence of files with this hash that belong to nobody.
+    pub(crate) fn new(hash: u64, key: &[u8], highest: u32) -> Self {
+        Self {
+            hash,
+            owner: OnceLock::from(Some(key.into())),
+            tail: AtomicExtent::default(),
+            writer: Mutex::new(Writer {
+                phase: Phase::Empty,
+                highest,
+                tombstone: false,
+                last_ms: 0,
+            }),
+            catalog: Mutex::default(),
+        }
+    }
+
+    /// The key; `None` if the stream is not loaded, or belongs to nobody.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.owner.get()?.as_deref()
+    }
+
+    /// Whether the stream is loaded and its files belong to nobody.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        self.owner.get().is_some_and(Option::is_none)
+    }
+
+    /// Whether the stream has entries, or had and still carries their numbers on.
+    pub(crate) fn exists(&self) -> bool {
+        self.segment_count() > 0
+    }
+
+    pub(crate) fn sequences(&self) -> Vec<u32> {
+        self.catalog().sequences.clone()
+    }
+
+    pub(crate) fn segment_count(&self) -> usize {
+        self.catalog().sequences.len()
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        // Every change is made in one step at the end of a successful operation, so what a panic left
+        // behind is the state before it.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lost_tail(&self) -> Option<LostTail> {
+        self.catalog().lost_tail.as_deref().copied()
+    }
+
+    /// The newest segment, open; `None` if the stream has none. The stream must be loaded.
+    pub(crate) fn newest(&self, store: &Store) -> Result<Option<Arc<Segment>>> {
+        loop {
+            let Some(newest) = self.catalog().sequences.last().copied() else { return Ok(None) };
+            match self.segment(store, newest) {
+                // A newer one came and retention took this one, in between.
+                Err(WalError::Expired) => {}
+                result => return result.map(Some),
+            }
+        }
+    }
+
+    /// The segment with this sequence, open. The stream must be loaded.
+    ///
+    /// # Errors
+    /// `Expired` if it was dropped, `InvalidRef` if there never was one, `Corrupted` if it should be
+    /// there and is not what it should be.
+    pub(crate) fn segment(&self, store: &Store, sequence: u32) -> Result<Arc<Segment>> {
+        let id = SegmentId { key_hash: self.hash, sequence };
+        if let Some(segment) = store.files.get(id) {
+            return Ok(segment);
+        }
+        let catalog = self.catalog();
+        if let Some(segment) = store.files.get(id) {
+            return Ok(segment);
+        }
+        let Ok(at) = catalog.sequences.binary_search(&sequence) else {
+            let dropped = catalog.sequences.first().is_none_or(|first| sequence < *first);
+            return Err(if dropped { WalError::Expired } else { WalError::InvalidRef });
+        };
+        let segment = match catalog.sequences.get(at.saturating_add(1)) {
+            None => {
+                self.open_file(store, sequence)?.admit(self.tail.load(), store.latest_name_change())
+            }
+            Some(next) => self.open_sealed(store, sequence, *next)?,
+        };
+        let segment = Arc::new(segment);
+        store.files.insert_readable(&segment);
+        Ok(segment)
+    }
+
+    /// The newest segment, open for appending, which the cache then always holds.
+    fn segment_to_append(&self, store: &Store) -> Result<Arc<Segment>> {
+        loop {
+            let Some(segment) = self.newest(store)? else { return Err(WalError::Expired) };
+            if store.files.get(segment.id).is_some_and(|cached| Arc::ptr_eq(&cached, &segment)) {
+                return Ok(segment);
+            }
+            // The cache was full of files that a reader may not close.
+            let catalog = self.catalog();
+            if store.files.get(segment.id).is_none() {
+                store.files.insert_writable(&segment, &store.counters);
+            }
+            drop(catalog);
+        }
+    }
+
+    /// Opens a segment whose successor exists: that knows where it ends.
+    fn open_sealed(&self, store: &Store, sequence: u32, next: u32) -> Result<Segment> {
+        let segment = self.open_file(store, sequence)?;
+        let next_id = SegmentId { key_hash: self.hash, sequence: next };
+        let successor = match store.files.get(next_id) {
+            Some(open) => Ok(open),
+            None => self.open_unchecked(store, next).map(|(segment, _)| Arc::new(segment)),
+        };
+        let extent = match successor {
+            Ok(next) if next.previous_sequence == sequence => Extent {
+                end: next.previous_end,
+                count: u32::try_from(next.base_index.saturating_sub(segment.base_index))
+                    .unwrap_or(u32::MAX),
+            },
+            // The successor is damaged or missing: the frames have to tell.
+            Ok(_) | Err(OpenError::Header(_)) => load::extent_by_scan(&segment)?,
+            Err(OpenError::Wal(error)) => return Err(error),
+        };
+        Ok(segment.admit(extent, 0))
+    }
+
+    /// Opens a file of this stream; anything but a good header is damage.
+    fn open_file(&self, store: &Store, sequence: u32) -> Result<Segment> {
+        match self.open_unchecked(store, sequence) {
+            Ok((segment, _)) => Ok(segment),
+            Err(OpenError::Wal(WalError::Io { path, source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason: "the file is gone" })
+            }
+            Err(OpenError::Wal(error)) => Err(error),
+            Err(OpenError::Header(reason)) => {
+                let path = self.path(store, sequence);
+                Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason })
+            }
+        }
+    }
+
+    fn open_unchecked(
+        &self,
+        store: &Store,
+        sequence: u32,
+    ) -> std::result::Result<(Segment, crate::format::FileHeader), OpenError> {
+        let id = SegmentId { key_hash: self.hash, sequence };
+        let label = label(self.key().unwrap_or_default());
+        Segment::open(&*store.dir, id, &label, store.directory_id, false)
+    }
+
+    /// The path of one of the stream's files. The stream must be loaded.
+    pub(crate) fn path(&self, store: &Store, sequence: u32) -> std::path::PathBuf {
+        store.dir.path().join(self.file_name(sequence))
+    }
+
+    fn file_name(&self, sequence: u32) -> String {
+        let id = SegmentId { key_hash: self.hash, sequence };
+        id.file_name(&label(self.key().unwrap_or_default()))
+    }
+}

@@ -1,0 +1,350 @@
+//! Appending: assign an address, encode the frames, store the bytes; and rotating.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::{Phase, Stream, Writer};
+use crate::error::{Result, WalError};
+use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
+use crate::report::count;
+use crate::retention;
+use crate::segment::{Extent, Segment, SegmentId};
+use crate::store::{Past, Store};
+
+/// Frames up to this size are copied together and written from one buffer; larger ones are gathered
+/// by the kernel.
+const COPY_BYTES: u64 = 16 << 10;
+
+thread_local! {
+    /// Where frames are put together; kept small between appends.
+    static FRAMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What an entry consists of.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    pub(crate) header: Option<&'a [u8]>,
+    pub(crate) content: &'a [u8],
+}
+
+/// Where entries went.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    pub(crate) segment: Arc<Segment>,
+    /// Offset of the first frame; the others follow without gaps.
+    pub(crate) offset: u32,
+    /// Offset behind the last frame.
+    pub(crate) end: u32,
+}
+
+/// Length of an entry's frame.
+pub(crate) fn frame_bytes(payload: &Payload<'_>) -> u64 {
+    let header = payload.header.map_or(0, <[u8]>::len);
+    crate::fs::len_u64(
+        header.saturating_add(payload.content.len()).saturating_add(FrameHeader::BYTES),
+    )
+}
+
+impl Stream {
+    /// Appends entries, visible and recoverable together or not at all. Their lengths have been
+    /// checked.
+    pub(crate) fn append(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        payloads: &[Payload<'_>],
+    ) -> Result<Appended> {
+        let bytes: u64 = payloads.iter().map(frame_bytes).sum();
+        let now_ms = store.now_ms().max(writer.last_ms);
+        let segment = self.room_for(store, writer, bytes, now_ms)?;
+        let old = segment.extent();
+        let too_many = || WalError::Exhausted;
+        let extent = Extent {
+            end: u32::try_from(u64::from(old.end).saturating_add(bytes)).map_err(|_| too_many())?,
+            count: u32::try_from(payloads.len())
+                .ok()
+                .and_then(|n| old.count.checked_add(n))
+                .ok_or_else(too_many)?,
+        };
+        let template = FrameHeader {
+            flags: FrameFlags::default(),
+            header_bytes: 0,
+            content_bytes: 0,
+            index: old.count,
+            timestamp: u32::try_from(now_ms.saturating_sub(segment.created_ms)).unwrap_or(u32::MAX),
+            watermark: segment.watermark(),
+            payload_checksum: 0,
+        };
+        match payloads {
+            [payload] if bytes > COPY_BYTES => {
+                let header = encode(&segment, template, old.end, payload, false)
+                    .to_bytes(segment.seed, old.end);
+                let parts = [&header, payload.header.unwrap_or_default(), payload.content];
+                segment.append(&mut parts.map(IoSlice::new), extent)?;
+            }
+            payloads => FRAMES.with_borrow_mut(|frames| {
+                frames.clear();
+                let mut offset = old.end;
+                let mut template = template;
+                for (at, payload) in payloads.iter().enumerate() {
+                    let continues = at.saturating_add(1) < payloads.len();
+                    let header = encode(&segment, template, offset, payload, continues);
+                    frames.extend_from_slice(&header.to_bytes(segment.seed, offset));
+                    frames.extend_from_slice(payload.header.unwrap_or_default());
+                    frames.extend_from_slice(payload.content);
+                    offset = offset.saturating_add(crate::scan::reach(frame_bytes(payload)));
+                    template.index = template.index.saturating_add(1);
+                }
+                let result = segment.append(&mut [IoSlice::new(frames)], extent);
+                if crate::fs::len_u64(frames.capacity()) > 4 * COPY_BYTES {
+                    *frames = Vec::new();
+                }
+                result
+            })?,
+        }
+        self.tail.store(extent);
+        writer.last_ms = now_ms;
+        writer.phase = Phase::Active { marked: false };
+        Ok(Appended { segment, offset: old.end, end: extent.end })
+    }
+
+    /// The index the next entry will get. The stream must be loaded.
+    pub(crate) fn next_index(&self, store: &Store) -> Result<u64> {
+        Ok(self.newest(store)?.map_or(0, |segment| segment.next_index()))
+    }
+
+    /// The segment that the next `bytes` bytes go to, a new one if need be.
+    fn room_for(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        bytes: u64,
+        now_ms: u64,
+    ) -> Result<Arc<Segment>> {
+        match writer.phase {
+            Phase::Unloaded | Phase::Gone => return Err(WalError::Closed),
+            Phase::Damaged => return Err(self.damaged(store)),
+            Phase::HalfRemoved => return Err(self.half_removed(store, writer)),
+            Phase::Empty => {}
+            Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => {
+                let segment = self.segment_to_append(store)?;
+                if segment.is_poisoned() {
+                    return Err(segment.poisoned());
+                }
+                let extent = segment.extent();
+                let end = u64::from(extent.end).saturating_add(bytes);
+                let full = end > store.options.max_segment_bytes && extent.count > 0;
+                let active = matches!(writer.phase, Phase::Active { .. });
+                if active && now_ms < segment.expiration_ms && !full {
+                    return Ok(segment);
+                }
+                return self.rotate(store, writer, &segment, now_ms);
+            }
+        }
+        self.create(store, writer, None, now_ms)
+    }
+
+    pub(crate) fn damaged(&self, store: &Store) -> WalError {
+        match (self.lost_tail(), self.newest(store)) {
+            (Some(lost), Ok(Some(segment))) => {
+                segment.corrupted(lost.offset, lost.bytes, lost.reason)
+            }
+            (_, Err(error)) => error,
+            _ => WalError::Closed,
+        }
+    }
+
+    pub(super) fn half_removed(&self, store: &Store, writer: &Writer) -> WalError {
+        WalError::Poisoned { path: self.path(store, writer.highest) }
+    }
+
+    /// Ends the newest segment and starts the next one. The old one survives power loss, with its
+    /// name, before the new one exists.
+    pub(crate) fn rotate(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        old: &Arc<Segment>,
+        now_ms: u64,
+    ) -> Result<Arc<Segment>> {
+        self.seal(store, writer, old)?;
+        self.create(store, writer, Some(old), now_ms)
+    }
+
+    /// Writes the seal if the segment takes entries, and makes everything durable.
+    pub(crate) fn seal(&self, store: &Store, writer: &mut Writer, segment: &Segment) -> Result<()> {
+        if segment.is_poisoned() {
+            return Err(segment.poisoned());
+        }
+        if matches!(writer.phase, Phase::Active { .. } | Phase::Stale) {
+            self.write_mark(writer, segment, FrameFlags::MARK.with(FrameFlags::SEAL))?;
+            writer.phase = Phase::Ended { sealed: true };
+        }
+        store.make_durable(segment, segment.extent().end)
+    }
+
+    /// Writes a mark and gives back reserved space. A seal becomes part of the segment; a plain mark
+    /// stays behind its end and is written over by the next frame.
+    pub(crate) fn write_mark(
+        &self,
+        writer: &Writer,
+        segment: &Segment,
+        flags: FrameFlags,
+    ) -> Result<()> {
+        let old = segment.extent();
+        let header = FrameHeader {
+            flags,
+            header_bytes: 0,
+            content_bytes: 0,
+            index: old.count,
+            timestamp: u32::try_from(writer.last_ms.saturating_sub(segment.created_ms))
+                .unwrap_or(u32::MAX),
+            watermark: segment.watermark(),
+            payload_checksum: segment.seed.checksum(old.end, &[]),
+        };
+        let extent = Extent { end: old.end.saturating_add(FrameHeader::BYTES_U32), ..old };
+        segment.append(&mut [IoSlice::new(&header.to_bytes(segment.seed, old.end))], extent)?;
+        self.tail.store(extent);
+        segment.trim()
+    }
+
+    /// Leaves the newest segment so that its end can be proven when the directory is opened next: with
+    /// a mark where more entries may follow, with a seal where not. `false` if it cannot be left so.
+    pub(crate) fn close(&self, store: &Store, writer: &mut Writer) -> Result<bool> {
+        match writer.phase {
+            Phase::Empty | Phase::Gone | Phase::Damaged | Phase::Active { marked: true } => {
+                return Ok(true);
+            }
+            Phase::Unloaded => return Ok(store.past == Past::Clean),
+            Phase::HalfRemoved => return Ok(false),
+            Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
+        }
+        let mut segment = self.segment_to_append(store)?;
+        match writer.phase {
+            Phase::Stale | Phase::Ended { sealed: true } => {
+                return self.seal(store, writer, &segment).map(|()| true);
+            }
+            Phase::Ended { sealed: false } => {
+                segment = self.rotate(store, writer, &segment, store.now_ms())?
+            }
+            _ => {}
+        }
+        if segment.is_poisoned() {
+            return Err(segment.poisoned());
+        }
+        self.write_mark(writer, &segment, FrameFlags::MARK)?;
+        writer.phase = Phase::Active { marked: true };
+        store.make_durable(&segment, segment.extent().end)?;
+        Ok(true)
+    }
+
+    fn create(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        old: Option<&Arc<Segment>>,
+        now_ms: u64,
+    ) -> Result<Arc<Segment>> {
+        let created_ms = now_ms.max(writer.last_ms);
+        let expiration_ms = retention::expiration_ms(created_ms, store.options.window_ms());
+        let segment = self.create_file(store, writer, |header| FileHeader {
+            previous_sequence: old.map_or(0, |old| old.id.sequence),
+            previous_end: old.map_or(0, |old| old.extent().end),
+            base_index: old.map_or(0, |old| old.next_index()),
+            created_ms,
+            expiration_ms,
+            ..header
+        })?;
+        let sequence = segment.id.sequence;
+        let extent = segment.extent();
+        let segment = Arc::new(segment);
+        {
+            let mut catalog = self.catalog();
+            catalog.sequences.push(sequence);
+            if catalog.sequences.len() == 1 {
+                catalog.oldest_expiration_ms = expiration_ms;
+            }
+            self.tail.store(extent);
+            store.files.insert_writable(&segment, &store.counters);
+        }
+        writer.phase = Phase::Active { marked: false };
+        writer.last_ms = created_ms;
+        count(&store.counters.created_segments, 1);
+        Ok(segment)
+    }
+
+    /// Creates the file of the next segment. Its name waits for the next sync of the directory.
+    ///
+    /// The number was never used before, not even by a file that a crash took.
+    pub(super) fn create_file(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        fill_in: impl Fn(FileHeader) -> FileHeader,
+    ) -> Result<Segment> {
+        loop {
+            let floor = store.meta().state().floor;
+            let sequence = writer.highest.max(floor).checked_add(1).filter(|n| *n <= MAX_SEQUENCE);
+            let header = fill_in(FileHeader {
+                removed: false,
+                nonce: store.dir.random(),
+                directory_id: store.directory_id,
+                key_hash: self.hash,
+                sequence: sequence.ok_or(WalError::Exhausted)?,
+                previous_sequence: 0,
+                previous_end: 0,
+                base_index: 0,
+                created_ms: 0,
+                expiration_ms: 0,
+                metadata: Box::default(),
+                key: self.key().unwrap_or_default().into(),
+            });
+            let reserve = if header.removed { 0 } else { store.options.preallocate_bytes };
+            match Segment::create(&*store.dir, &header, &label(&header.key), reserve) {
+                Ok(segment) => {
+                    writer.highest = header.sequence;
+                    return Ok(segment.admit_new(store.name_changed()));
+                }
+                Err(WalError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::AlreadyExists =>
+                {
+                    // Left by a creation that failed and could not be undone. Its name has to survive
+                    // before the next number is used, so that recovery skips no more than one.
+                    store.sync_names(store.name_changed())?;
+                    writer.highest = header.sequence;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn id(&self, sequence: u32) -> SegmentId {
+        SegmentId { key_hash: self.hash, sequence }
+    }
+}
+
+/// The header of one entry's frame.
+fn encode(
+    segment: &Segment,
+    template: FrameHeader,
+    offset: u32,
+    payload: &Payload<'_>,
+    continues: bool,
+) -> FrameHeader {
+    let header = payload.header.unwrap_or_default();
+    let mut flags = FrameFlags::default();
+    if payload.header.is_some() {
+        flags = flags.with(FrameFlags::HEADER);
+    }
+    if continues {
+        flags = flags.with(FrameFlags::CONTINUES);
+    }
+    FrameHeader {
+        flags,
+        header_bytes: u16::try_from(header.len()).unwrap_or(u16::MAX),
+        content_bytes: u32::try_from(payload.content.len()).unwrap_or(u32::MAX),
+        payload_checksum: segment.seed.checksum(offset, &[header, payload.content]),
+        ..template
+    }
+}

@@ -1,0 +1,104 @@
+//! Putting the segments of a stream in a row, and noticing which are missing.
+
+use std::sync::Arc;
+
+use super::Stream;
+use crate::chains::{Chain, Lost, Node, Present};
+use crate::error::{Result, WalError};
+use crate::segment::Segment;
+use crate::store::Store;
+
+impl Stream {
+    /// The sealed segments and the newest one, all as of one moment; `None` if the stream is empty.
+    /// The stream must be loaded.
+    pub(crate) fn chain(&self, store: &Store) -> Result<Option<(Arc<Chain>, Arc<Segment>)>> {
+        loop {
+            let sequences = self.sequences();
+            let Some((newest, sealed)) = sequences.split_last() else { return Ok(None) };
+            let newest = match self.segment(store, *newest) {
+                Err(WalError::Expired) => continue, // dropped since, so there is a newer one
+                result => result?,
+            };
+            if let Some(chain) = store.chains.get(self.hash, &sequences) {
+                return Ok(Some((chain, newest)));
+            }
+            let chain = Arc::new(self.link(store, sealed, &newest)?);
+            // A lost segment may be put back by hand, so only sound chains are remembered.
+            if chain.nodes.iter().all(|node| matches!(node, Node::Present(_))) {
+                store.chains.put(self.hash, sequences, &chain);
+            }
+            return Ok(Some((chain, newest)));
+        }
+    }
+
+    fn link(&self, store: &Store, mut older: &[u32], newest: &Arc<Segment>) -> Result<Chain> {
+        let mut chain = Chain::default();
+        // The oldest segment linked so far: what its header says, and where its entries start.
+        let mut previous_sequence = newest.previous_sequence;
+        let mut first_index = newest.base_index;
+        while let Some((sequence, rest)) = older.split_last() {
+            if previous_sequence == 0
+                || (previous_sequence != *sequence && self.were_dropped(store, older))
+            {
+                chain.leftovers = older.to_vec();
+                break;
+            }
+            if previous_sequence != *sequence {
+                chain.nodes.push(Node::Lost(Lost {
+                    first_index: 0,
+                    next_index: first_index,
+                    path: self.path(store, previous_sequence),
+                    reason: "the segment is missing",
+                }));
+            }
+            match self.segment(store, *sequence) {
+                Ok(segment) => {
+                    let present = Present::of(&segment);
+                    // What a lost segment held is what its neighbours do not.
+                    if let Some(Node::Lost(lost)) = chain.nodes.last_mut() {
+                        lost.first_index = present.next_index;
+                    }
+                    chain.nodes.push(Node::Present(present));
+                    previous_sequence = segment.previous_sequence;
+                    first_index = segment.base_index;
+                }
+                Err(WalError::Expired) => break,
+                Err(WalError::Corrupted { path, reason, .. }) => {
+                    // From 0 unless an older segment tells more.
+                    chain.nodes.push(Node::Lost(Lost {
+                        first_index: 0,
+                        next_index: first_index,
+                        path,
+                        reason,
+                    }));
+                    // What came before it is not known; take the next one there is.
+                    previous_sequence = rest.last().copied().unwrap_or(0);
+                }
+                Err(error) => return Err(error),
+            }
+            older = rest;
+        }
+        chain.nodes.reverse();
+        Ok(chain)
+    }
+
+    /// Whether retention has dropped all of these segments, and a crash brought some back.
+    fn were_dropped(&self, store: &Store, sequences: &[u32]) -> bool {
+        let through_ms = store.meta().state().dropped_through_ms;
+        let dropped = |sequence: &u32| {
+            let segment = self.segment(store, *sequence);
+            segment.is_ok_and(|segment| segment.expiration_ms <= through_ms)
+        };
+        sequences.iter().all(dropped)
+    }
+
+    /// Index of the oldest entry that can be read. The stream must be loaded.
+    pub(crate) fn first_index(&self, store: &Store) -> Result<u64> {
+        let Some((chain, newest)) = self.chain(store)? else { return Ok(0) };
+        let oldest = chain.nodes.iter().find_map(|node| match node {
+            Node::Present(present) => Some(present.first_index),
+            Node::Lost(_) => None,
+        });
+        Ok(oldest.unwrap_or(newest.base_index))
+    }
+}

@@ -1,0 +1,269 @@
+//! Dropping segments: retention, truncation, removal of a key.
+//!
+//! The oldest go first, the newest never goes, and before anything is unlinked, whatever takes its
+//! place survives power loss. A crash in between leaves more files, never fewer entries.
+
+use std::sync::Arc;
+
+use super::{Catalog, LostTail, Phase, Stream, Writer};
+use crate::chains::{Chain, Node, Present};
+use crate::error::{Result, WalError};
+use crate::format::{FileHeader, label};
+use crate::report::{CompactionReport, count};
+use crate::retention;
+use crate::segment::Segment;
+use crate::store::Store;
+
+/// A segment that is to be dropped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doomed {
+    sequence: u32,
+    bytes: u32,
+    entries: u64,
+}
+
+/// What retention wants of a stream.
+#[derive(Debug)]
+pub(crate) enum Expiry {
+    /// Nothing to drop.
+    Fresh,
+    /// These segments can go, once all names created so far survive power loss.
+    Drop(Vec<Doomed>),
+    /// The time of day is before the creation of the newest segment.
+    FromTheFuture,
+}
+
+impl Stream {
+    /// Finds what can be dropped now. Starts an empty segment to carry the numbers on if the newest
+    /// one has expired, too.
+    pub(crate) fn expire(&self, store: &Store, now_ms: u64, through_ms: u64) -> Result<Expiry> {
+        if self.oldest_expiration_ms(store)?.is_none_or(|oldest| oldest > through_ms) {
+            return Ok(Expiry::Fresh);
+        }
+        let mut writer = self.writer();
+        if writer.phase == Phase::HalfRemoved {
+            return Err(self.half_removed(store, &writer));
+        }
+        let Some((chain, newest)) = self.chain(store)? else { return Ok(Expiry::Fresh) };
+        if now_ms < newest.created_ms {
+            return Ok(Expiry::FromTheFuture);
+        }
+        let mut drop = leftovers(&chain);
+        let sealed = droppable(&chain);
+        let expirations: Vec<u64> = sealed.iter().map(|present| present.expiration_ms).collect();
+        let expired = retention::expired(&expirations, through_ms);
+        drop.extend(sealed.iter().take(expired).map(Doomed::of));
+        let idle = expired == chain.nodes.len() && newest.expiration_ms <= through_ms;
+        if idle && newest.extent().count > 0 && writer.phase != Phase::Damaged {
+            self.succeed(store, &mut writer, &newest, now_ms)?;
+            drop.push(Doomed::of(&Present::of(&newest)));
+        }
+        if drop.is_empty() { Ok(Expiry::Fresh) } else { Ok(Expiry::Drop(drop)) }
+    }
+
+    /// Starts an empty segment that carries the numbers on. Its bytes survive power loss; its name
+    /// waits for the next sync of the directory.
+    pub(crate) fn succeed(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        newest: &Arc<Segment>,
+        now_ms: u64,
+    ) -> Result<()> {
+        let successor = self.rotate(store, writer, newest, now_ms)?;
+        successor.sync_bytes(successor.extent().end, &store.counters)
+    }
+
+    /// When the oldest segment expires; `None` if there is no segment. Reads its header if need be.
+    fn oldest_expiration_ms(&self, store: &Store) -> Result<Option<u64>> {
+        {
+            let catalog = self.catalog();
+            if catalog.sequences.is_empty() {
+                return Ok(None);
+            }
+            if catalog.oldest_expiration_ms != 0 {
+                return Ok(Some(catalog.oldest_expiration_ms));
+            }
+        }
+        self.ensure_loaded(store)?;
+        let Some(oldest) = self.sequences().first().copied() else { return Ok(None) };
+        let segment = match self.segment(store, oldest) {
+            Err(WalError::Expired) => return Ok(None), // somebody else is at it
+            result => result?,
+        };
+        let mut catalog = self.catalog();
+        if catalog.sequences.first() == Some(&oldest) {
+            catalog.oldest_expiration_ms = segment.expiration_ms;
+        }
+        Ok(Some(segment.expiration_ms))
+    }
+
+    /// Unlinks segments. The names survive, or come back, until the directory is synced.
+    pub(crate) fn unlink(
+        &self,
+        store: &Store,
+        all: &[Doomed],
+        report: &mut CompactionReport,
+    ) -> Result<()> {
+        let _writer = self.writer();
+        all.iter().try_for_each(|doomed| self.unlink_one(store, *doomed, report))
+    }
+
+    fn unlink_one(
+        &self,
+        store: &Store,
+        doomed: Doomed,
+        report: &mut CompactionReport,
+    ) -> Result<()> {
+        let Doomed { sequence, bytes, entries } = doomed;
+        let mut catalog = self.catalog();
+        let Ok(at) = catalog.sequences.binary_search(&sequence) else { return Ok(()) };
+        store.dir.remove(&self.file_name(sequence)).map_err(|source| {
+            WalError::io(&self.path(store, sequence), "remove the segment", source)
+        })?;
+        store.name_changed();
+        catalog.sequences.remove(at);
+        catalog.oldest_expiration_ms = 0;
+        store.files.remove(self.id(sequence));
+        drop(catalog);
+        count(&store.counters.dropped_segments, 1);
+        report.dropped_segments = report.dropped_segments.saturating_add(1);
+        report.dropped_bytes = report.dropped_bytes.saturating_add(u64::from(bytes));
+        report.dropped_entries = report.dropped_entries.saturating_add(entries);
+        Ok(())
+    }
+
+    /// Drops the segments that hold only entries before `index`.
+    pub(crate) fn truncate_before(&self, store: &Store, index: u64) -> Result<CompactionReport> {
+        let mut report = CompactionReport { keys: 1, ..CompactionReport::default() };
+        let mut writer = self.writer();
+        let Some((chain, newest)) = self.chain(store)? else { return Ok(report) };
+        if writer.phase == Phase::HalfRemoved {
+            return Err(self.half_removed(store, &writer));
+        }
+        let mut drop = leftovers(&chain);
+        let sealed = droppable(&chain);
+        let before = sealed.iter().take_while(|present| present.next_index <= index);
+        drop.extend(before.map(Doomed::of));
+        let all = drop.len() == chain.leftovers.len().saturating_add(chain.nodes.len());
+        if all
+            && newest.next_index() <= index
+            && newest.extent().count > 0
+            && writer.phase != Phase::Damaged
+        {
+            self.succeed(store, &mut writer, &newest, store.now_ms())?;
+            drop.push(Doomed::of(&Present::of(&newest)));
+        }
+        // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
+        // one after the other.
+        for doomed in drop {
+            store.sync_names(store.latest_name_change())?;
+            self.unlink_one(store, doomed, &mut report)?;
+        }
+        store.sync_names(store.latest_name_change())?;
+        Ok(report)
+    }
+
+    /// Removes the key with everything it has. `keep_tombstone`: a key with the next hash value may
+    /// exist, and is found only past this one.
+    pub(crate) fn remove(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        keep_tombstone: bool,
+    ) -> Result<()> {
+        if writer.phase == Phase::HalfRemoved {
+            return Err(self.half_removed(store, writer));
+        }
+        let mut sequences = self.sequences();
+        if sequences.is_empty() {
+            return Ok(());
+        }
+        let now_ms = store.now_ms();
+        let tombstone = self.create_file(store, writer, |header| FileHeader {
+            removed: true,
+            created_ms: now_ms,
+            expiration_ms: now_ms,
+            ..header
+        })?;
+        // Once the tombstone is on disk, a crash removes the key. Until it is gone here, too, nothing may
+        // be appended.
+        writer.phase = Phase::HalfRemoved;
+        store.make_durable(&tombstone, tombstone.extent().end)?;
+        let sequence = tombstone.id.sequence;
+        store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
+        sequences.push(sequence);
+        self.finish_removal(store, &label(self.key().unwrap_or_default()), &sequences)?;
+        writer.phase = Phase::Empty;
+        writer.last_ms = 0;
+        writer.tombstone = keep_tombstone;
+        if keep_tombstone { Ok(()) } else { self.unlink_tombstone(store, sequence) }
+    }
+
+    /// Unlinks everything a removed key has left but its tombstone, the last of `sequences`.
+    pub(super) fn finish_removal(
+        &self,
+        store: &Store,
+        label: &str,
+        sequences: &[u32],
+    ) -> Result<()> {
+        let (_, older) = sequences.split_last().unwrap_or((&0, &[]));
+        let mut catalog = self.catalog();
+        for sequence in older {
+            let name = self.id(*sequence).file_name(label);
+            match store.dir.remove(&name) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                result => result.map_err(|source| {
+                    WalError::io(&store.dir.path().join(&name), "remove the segment", source)
+                })?,
+            }
+            store.name_changed();
+            store.files.remove(self.id(*sequence));
+            count(&store.counters.dropped_segments, 1);
+        }
+        *catalog = Catalog::default();
+        drop(catalog);
+        store.sync_names(store.latest_name_change())
+    }
+
+    /// Unlinks the tombstone of a removed key. It may come back after a crash, which does no harm.
+    pub(crate) fn unlink_tombstone(&self, store: &Store, sequence: u32) -> Result<()> {
+        let removed = store.dir.remove(&self.file_name(sequence));
+        store.name_changed();
+        removed.map_err(|source| {
+            WalError::io(&self.path(store, sequence), "remove the segment", source)
+        })
+    }
+}
+
+impl Doomed {
+    fn of(present: &Present) -> Self {
+        let entries = present.next_index.saturating_sub(present.first_index);
+        Self { sequence: present.sequence, bytes: present.end, entries }
+    }
+}
+
+/// What a crash left of earlier drops; counted then.
+fn leftovers(chain: &Chain) -> Vec<Doomed> {
+    chain
+        .leftovers
+        .iter()
+        .map(|sequence| Doomed { sequence: *sequence, bytes: 0, entries: 0 })
+        .collect()
+}
+
+/// The segments at the old end of a chain that can be told to be complete: not those behind one that
+/// cannot be read.
+fn droppable(chain: &Chain) -> Vec<Present> {
+    let present = chain.nodes.iter().map_while(|node| match node {
+        Node::Present(present) => Some(*present),
+        Node::Lost(_) => None,
+    });
+    present.collect()
+}
+
+impl LostTail {
+    pub(crate) fn error(&self, segment: &Segment) -> WalError {
+        segment.corrupted(self.offset, self.bytes, self.reason)
+    }
+}

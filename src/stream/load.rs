@@ -1,0 +1,215 @@
+//! Learning what a stream's files hold, before its first use.
+
+use super::{Catalog, LostTail, Phase, Stream, Writer};
+use crate::error::{Result, WalError};
+use crate::format::{FileHeader, FrameHeader, label};
+use crate::fs::read_full;
+use crate::report::{Finding, RecoveryReport};
+use crate::scan::{self, Scanned, Tail, TailState, scan};
+use crate::segment::{Extent, OpenError, Segment, SegmentId};
+use crate::store::{Past, Store};
+
+/// What loading one stream found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) torn: Vec<Finding>,
+    pub(crate) damaged: Vec<Finding>,
+    pub(crate) ignored: Vec<Finding>,
+    /// The key was removed; this is what says so.
+    pub(crate) tombstone: Option<u32>,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Stream {
+    /// Loads the stream unless that is done. After an error it is as unloaded as before.
+    ///
+    /// # Errors
+    /// `Corrupted` if the newest segment is damaged so that the key cannot be told, and what opening
+    /// and reading files gives.
+    pub(crate) fn ensure_loaded(&self, store: &Store) -> Result<()> {
+        if self.owner.get().is_some() {
+            return Ok(());
+        }
+        self.load(store, &mut self.writer()).map(|_| ())
+    }
+
+    /// As [`Self::ensure_loaded`], by who holds the writer lock.
+    pub(crate) fn load(&self, store: &Store, writer: &mut Writer) -> Result<Findings> {
+        let mut findings = Findings::default();
+        if writer.phase != Phase::Unloaded {
+            return Ok(findings);
+        }
+        let (mut sequences, label) = {
+            let catalog = self.catalog();
+            (catalog.sequences.clone(), catalog.label.clone())
+        };
+        let distrust = store.past != Past::Clean;
+        while let Some(sequence) = sequences.last().copied() {
+            let id = SegmentId { key_hash: self.hash, sequence };
+            let path = store.dir.path().join(id.file_name(&label));
+            match Segment::open(&*store.dir, id, &label, store.directory_id, distrust) {
+                Ok((segment, header)) => {
+                    let file_bytes = segment.file_bytes()?;
+                    if file_bytes >= u64::from(segment.frames_start) {
+                        return self.settle(store, writer, segment, header, sequences, findings);
+                    }
+                    let reason = "the file header is cut off";
+                    if !distrust {
+                        return Err(WalError::Corrupted {
+                            path,
+                            offset: file_bytes,
+                            bytes: 0,
+                            reason,
+                        });
+                    }
+                    findings.ignored.push(interrupted(path, file_bytes, reason));
+                }
+                // A creation that a crash cut off; its number stays used.
+                Err(OpenError::Header(reason @ "no valid file header")) if distrust => {
+                    findings.ignored.push(interrupted(path, 0, reason));
+                }
+                Err(OpenError::Header(reason)) => {
+                    return Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason });
+                }
+                Err(OpenError::Wal(error)) => return Err(error),
+            }
+            sequences.pop();
+        }
+        *self.catalog() = Catalog::default();
+        writer.phase = Phase::Empty;
+        self.owner.get_or_init(|| None);
+        Ok(findings)
+    }
+
+    /// The second half of loading: `segment` is the newest one that exists.
+    fn settle(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        segment: Segment,
+        header: FileHeader,
+        sequences: Vec<u32>,
+        mut findings: Findings,
+    ) -> Result<Findings> {
+        if header.removed {
+            self.finish_removal(store, &label(&header.key), &sequences)?;
+            writer.phase = Phase::Empty;
+            writer.tombstone = true;
+            self.owner.get_or_init(|| Some(header.key));
+            findings.tombstone = Some(segment.id.sequence);
+            return Ok(findings);
+        }
+        let (tail, lost_tail) = match store.past {
+            Past::Clean => closed_tail(&segment)?,
+            Past::ProcessDied | Past::PowerLost => {
+                let scanned = scan_file(&segment, false)?;
+                findings.take_in(&segment, &scanned);
+                (scanned.tail, None)
+            }
+        };
+        let phase = match tail.state {
+            _ if lost_tail.is_some() => Phase::Damaged,
+            TailState::Sealed => Phase::Ended { sealed: true },
+            TailState::Torn => Phase::Ended { sealed: false },
+            _ if segment.id.sequence <= store.meta().state().floor => Phase::Stale,
+            TailState::Open => Phase::Active { marked: false },
+            TailState::Marked => Phase::Active { marked: true },
+        };
+        let last_ms = segment.created_ms.saturating_add(u64::from(tail.timestamp));
+        let extent = Extent { end: tail.end, count: tail.count };
+        let segment = segment.admit(extent, store.latest_name_change());
+
+        let mut catalog = self.catalog();
+        catalog.sequences = sequences;
+        catalog.sequences.shrink_to_fit();
+        catalog.label = Box::default();
+        catalog.lost_tail = lost_tail.map(Box::new);
+        self.tail.store(extent);
+        store.files.insert_readable(&segment.into());
+        drop(catalog);
+        writer.phase = phase;
+        writer.last_ms = last_ms;
+        self.owner.get_or_init(|| Some(header.key));
+        Ok(findings)
+    }
+}
+
+impl Findings {
+    fn take_in(&mut self, segment: &Segment, scanned: &Scanned) {
+        self.entries = self.entries.saturating_add(u64::from(scanned.tail.count));
+        self.bytes = self.bytes.saturating_add(u64::from(scanned.tail.end));
+        let finding = |offset: u32, bytes: u32, what: &str| Finding {
+            path: segment.path.clone(),
+            offset: u64::from(offset),
+            bytes: u64::from(bytes),
+            what: what.to_owned(),
+        };
+        if scanned.torn_bytes > 0 {
+            self.torn.push(finding(scanned.tail.end, scanned.torn_bytes, "unfinished write"));
+        }
+        for damage in &scanned.damage {
+            let bytes = damage.to.saturating_sub(damage.from);
+            self.damaged.push(finding(damage.from, bytes, "durable entries are damaged"));
+        }
+    }
+
+    pub(crate) fn report(self, report: &mut RecoveryReport) {
+        report.entries_checked = report.entries_checked.saturating_add(self.entries);
+        report.bytes_checked = report.bytes_checked.saturating_add(self.bytes);
+        let lists = [
+            (self.torn, &mut report.torn),
+            (self.damaged, &mut report.damaged),
+            (self.ignored, &mut report.ignored),
+        ];
+        for (found, list) in lists {
+            for finding in found {
+                RecoveryReport::note(list, finding);
+            }
+        }
+    }
+}
+
+fn interrupted(path: std::path::PathBuf, bytes: u64, reason: &str) -> Finding {
+    Finding { path, offset: 0, bytes, what: format!("interrupted creation: {reason}") }
+}
+
+fn scan_file(segment: &Segment, all_durable: bool) -> Result<Scanned> {
+    let file_bytes = scan::reach(segment.file_bytes()?);
+    scan(segment.file(), segment.seed, segment.frames_start, file_bytes, all_durable)
+        .map_err(|source| segment.io_error("read the segment", source))
+}
+
+/// The extent of a sealed segment whose successor cannot tell it.
+pub(super) fn extent_by_scan(segment: &Segment) -> Result<Extent> {
+    let tail = scan_file(segment, true)?.tail;
+    Ok(Extent { end: tail.end, count: tail.count })
+}
+
+/// The tail of a segment that was closed cleanly: its last 32 bytes say where it ends. If they do
+/// not, they have been damaged or cut off since.
+fn closed_tail(segment: &Segment) -> Result<(Tail, Option<LostTail>)> {
+    let file_bytes = scan::reach(segment.file_bytes()?);
+    let offset = file_bytes.saturating_sub(FrameHeader::BYTES_U32).max(segment.frames_start);
+    let mut bytes = [0; FrameHeader::BYTES];
+    let read = read_full(segment.file(), &mut bytes, u64::from(offset))
+        .map_err(|source| segment.io_error("read the segment", source))?;
+    let mark = FrameHeader::from_bytes(&bytes, segment.seed, offset).ok();
+    if let Some(mark) = mark.filter(|mark| mark.is_mark() && read == bytes.len()) {
+        let sealed = mark.flags.has(crate::format::FrameFlags::SEAL);
+        let state = if sealed { TailState::Sealed } else { TailState::Marked };
+        let end = if sealed { file_bytes } else { offset };
+        let tail = Tail { end, count: mark.index, timestamp: mark.timestamp, state };
+        return Ok((tail, None));
+    }
+    let scanned = scan_file(segment, true)?;
+    let end = scanned.tail.end;
+    let lost = LostTail {
+        offset: end,
+        bytes: file_bytes.saturating_sub(end),
+        reason: "the segment was closed cleanly, and its closing mark is gone: it was cut off or damaged",
+    };
+    // Bytes behind a good mark are not part of the log, and what is before it is complete.
+    let complete = matches!(scanned.tail.state, TailState::Marked | TailState::Sealed);
+    Ok((scanned.tail, (!complete).then_some(lost)))
+}

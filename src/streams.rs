@@ -1,0 +1,140 @@
+//! All keys of a directory: from a key, or from a reference, to its stream.
+//!
+//! Streams are found by key hash. A key whose hash is taken by another one has the next free value, so
+//! a search goes on from value to value until the key, or a value nobody has. That needs rows without
+//! holes even after a crash: before a key takes such a place, the keys before it survive power loss,
+//! and a removed key in the middle leaves a tombstone.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use ahash::HashMap;
+
+use crate::error::Result;
+use crate::format::key_hash;
+use crate::store::Store;
+use crate::stream::{Phase, Stream};
+
+const SHARDS: usize = 16;
+
+type Shard = HashMap<u64, Arc<Stream>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    shards: [RwLock<Shard>; SHARDS],
+}
+
+impl Streams {
+    fn shard(&self, hash: u64) -> &RwLock<Shard> {
+        #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "below SHARDS")]
+        let at = (hash % SHARDS as u64) as usize;
+        #[expect(clippy::indexing_slicing, reason = "below SHARDS")]
+        &self.shards[at]
+    }
+
+    fn read(&self, hash: u64) -> RwLockReadGuard<'_, Shard> {
+        self.shard(hash).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, hash: u64) -> RwLockWriteGuard<'_, Shard> {
+        self.shard(hash).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream with this hash, of whatever key.
+    pub(crate) fn by_hash(&self, hash: u64) -> Option<Arc<Stream>> {
+        self.read(hash).get(&hash).cloned()
+    }
+
+    pub(crate) fn insert(&self, stream: Stream) {
+        self.write(stream.hash).insert(stream.hash, Arc::new(stream));
+    }
+
+    /// All streams, as of some moment during the call.
+    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
+        let shards = self.shards.iter();
+        shards
+            .flat_map(|shard| {
+                shard
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .values()
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// The loaded stream of `key`, or `None` if there is none.
+    pub(crate) fn find(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
+        let mut hash = key_hash(key);
+        while let Some(stream) = self.by_hash(hash) {
+            stream.ensure_loaded(store)?;
+            if stream.key() == Some(key) {
+                return Ok(Some(stream));
+            }
+            hash = hash.wrapping_add(1);
+        }
+        Ok(None)
+    }
+
+    /// The loaded stream of `key`, a new and empty one if there is none.
+    pub(crate) fn find_or_create(&self, store: &Store, key: &[u8]) -> Result<Arc<Stream>> {
+        loop {
+            if let Some(stream) = self.find(store, key)? {
+                return Ok(stream);
+            }
+            if let Some(stream) = self.create(store, key)? {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// Takes the first place for `key` that is free; `None` if something changed meanwhile.
+    fn create(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
+        let mut hash = key_hash(key);
+        // Held until the new stream is in the map: nobody before it can be removed without noticing it.
+        let occupants: Vec<Arc<Stream>> = std::iter::from_fn(|| {
+            let occupant = self.by_hash(hash).filter(|stream| !stream.is_nobodys())?;
+            hash = hash.wrapping_add(1);
+            Some(occupant)
+        })
+        .collect();
+        let mut guards = Vec::with_capacity(occupants.len());
+        for occupant in &occupants {
+            let guard = occupant.writer();
+            if guard.phase == Phase::Gone || occupant.key().is_none_or(|other| other == key) {
+                return Ok(None);
+            }
+            if let Some(newest) = occupant.newest(store)? {
+                store.make_durable(&newest, newest.extent().end)?;
+            } else if !guard.has_tombstone() {
+                return Ok(None); // being created; wait for how that ends
+            }
+            guards.push(guard);
+        }
+        let nobodys = self.by_hash(hash);
+        let highest = nobodys.as_ref().map_or(0, |stream| stream.writer().highest());
+        let mut shard = self.write(hash);
+        let unchanged = match (shard.get(&hash), &nobodys) {
+            (None, None) => true,
+            (Some(now), Some(before)) => now.is_nobodys() && Arc::ptr_eq(now, before),
+            _ => false,
+        };
+        if !unchanged {
+            return Ok(None);
+        }
+        let stream = Arc::new(Stream::new(hash, key, highest));
+        shard.insert(hash, Arc::clone(&stream));
+        Ok(Some(stream))
+    }
+
+    /// Whether the value after `hash` is taken.
+    pub(crate) fn next_is_taken(&self, hash: u64) -> bool {
+        let next = hash.wrapping_add(1);
+        self.read(next).contains_key(&next)
+    }
+
+    /// Takes a stream that has no segments out of the map. Its writer lock is held.
+    pub(crate) fn forget(&self, stream: &Stream) {
+        self.write(stream.hash).remove(&stream.hash);
+    }
+}
