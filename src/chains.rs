@@ -79,11 +79,15 @@ impl Node {
     }
 }
 
+/// A chain, and the segments it was put together from.
+type Known = (Vec<u32>, Arc<Chain>);
+
 /// Chains of the keys read most recently. A chain is good as long as its key has the same segments.
 #[derive(Debug)]
 pub(crate) struct ChainCache {
     max: usize,
-    chains: Mutex<HashMap<u64, (Vec<u32>, Arc<Chain>)>>,
+    /// By key hash.
+    chains: Mutex<HashMap<u64, Known>>,
 }
 
 impl ChainCache {

@@ -1,25 +1,24 @@
 //! Reading a key in order, forwards and backwards, a chunk at a time.
 
-use std::collections::VecDeque;
+mod cursor;
+
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::cursor::{Backward, Cursor, SINGLE_READ_BYTES, seek_index};
 use crate::chains::{Chain, Node, Present};
-use crate::entry::{Entry, EntryRef};
+use crate::entry::Entry;
 use crate::error::{Result, WalError};
-use crate::format::{FrameFlags, FrameHeader};
+use crate::format::FrameHeader;
 use crate::report::count;
-use crate::scan::{self, Damage, Frame, Step, Walk, Window, next_header, seek};
+use crate::scan::{self, seek};
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::stream::Stream;
 
-/// How far apart the places are at which reading backwards starts to read forwards.
-const BLOCK_BYTES: u32 = 64 << 10;
-/// Read at a time when a single entry is wanted.
-pub(crate) const SINGLE_READ_BYTES: u32 = 4 << 10;
+pub(crate) use self::cursor::entry_in;
 
 /// The entries of one key, oldest first; see [`Wal::entries`](crate::Wal::entries).
 ///
@@ -342,264 +341,6 @@ impl Iterator for Records<'_> {
 impl DoubleEndedIterator for Records<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.0.next_back().map(|entry| entry.map(|entry| entry.content))
-    }
-}
-
-/// A place at or before the entry with this index, near to it.
-fn seek_index(segment: &Segment, present: &Present, index: u64) -> Result<u32> {
-    let Some(relative) = index.checked_sub(present.first_index).filter(|relative| *relative > 0)
-    else {
-        return Ok(segment.frames_start);
-    };
-    let before = |header: &FrameHeader| u64::from(header.index) <= relative;
-    seek(segment.file(), segment.seed, segment.frames_start, present.end, before)
-        .map_err(|source| segment.io_error("read an entry", source))
-}
-
-/// The entry with this index of a segment that has it.
-pub(crate) fn entry_in(
-    store: &Store,
-    segment: Arc<Segment>,
-    present: &Present,
-    index: u64,
-) -> Result<Entry> {
-    let start = seek_index(&segment, present, index)?;
-    let mut cursor = Cursor::new(Arc::clone(&segment), present, start, index, SINGLE_READ_BYTES);
-    match cursor.next(store) {
-        Some(Ok(entry)) if entry.index != index => {
-            Err(segment.corrupted(start, 0, "the entry is missing"))
-        }
-        Some(result) => result,
-        None => Err(segment.corrupted(present.end, 0, "the entry is missing")),
-    }
-}
-
-/// Reads the frames of one segment, or of a part of it, forwards.
-struct Cursor {
-    segment: Arc<Segment>,
-    present: Present,
-    at: u32,
-    chunk: u32,
-    window: Window,
-    /// Entries before this index are passed over.
-    wanted: u64,
-    /// Index of the entry that should come next, once that is known.
-    expected: Option<u64>,
-    damage: Option<Damage>,
-}
-
-impl Cursor {
-    fn new(segment: Arc<Segment>, present: &Present, start: u32, wanted: u64, chunk: u32) -> Self {
-        let expected = (start == segment.frames_start).then_some(present.first_index);
-        let window = Window::default();
-        Self {
-            segment,
-            present: *present,
-            at: start,
-            chunk,
-            window,
-            wanted,
-            expected,
-            damage: None,
-        }
-    }
-
-    /// Everything before this index has been returned or reported.
-    fn reached(&self) -> u64 {
-        self.expected.unwrap_or(0)
-    }
-
-    fn next(&mut self, store: &Store) -> Option<Result<Entry>> {
-        let segment = Arc::clone(&self.segment);
-        let window = std::mem::take(&mut self.window);
-        let mut walk = Walk::new(segment.file(), segment.seed, self.at, self.present.end)
-            .with_window(window, self.chunk);
-        let result = self.step(&segment, &mut walk, store);
-        self.at = walk.position();
-        self.window = walk.into_window();
-        match result {
-            Ok(Found::Entry(entry)) => Some(Ok(entry)),
-            Ok(Found::TooLarge(bytes)) => {
-                Some(Err(WalError::TooLarge { bytes, max: store.options.max_entry_bytes }))
-            }
-            Ok(Found::Damage(damage)) => {
-                let bytes = damage.to.saturating_sub(damage.from);
-                Some(Err(segment.corrupted(damage.from, bytes, "entries are damaged")))
-            }
-            Ok(Found::End) => None,
-            Err(source) => {
-                // Asking again would give the same error for ever: the rest of the segment is given up.
-                self.at = self.present.end;
-                self.damage = None;
-                self.expected = Some(self.present.next_index);
-                Some(Err(segment.io_error("read an entry", source)))
-            }
-        }
-    }
-
-    fn step(
-        &mut self,
-        segment: &Segment,
-        walk: &mut Walk<'_>,
-        store: &Store,
-    ) -> std::io::Result<Found> {
-        while let Some(step) = walk.next()? {
-            let frame = match step {
-                Step::Frame(frame) => frame,
-                Step::Damage(damage) => {
-                    if self.expected.is_none() {
-                        let index = damage.header.map(|header| u64::from(header.index));
-                        self.expected = index.map(|index| segment.base_index.saturating_add(index));
-                    }
-                    let from = self.damage.map_or(damage.from, |earlier| earlier.from);
-                    self.damage = Some(Damage { from, ..damage });
-                    continue;
-                }
-            };
-            let index = segment.base_index.saturating_add(u64::from(frame.header.index));
-            if let Some(damage) = self.lost_before(index) {
-                walk.rewind(&frame);
-                return Ok(Found::Damage(damage));
-            }
-            if frame.header.is_mark() {
-                continue;
-            }
-            self.expected = Some(index.saturating_add(1));
-            if index < self.wanted {
-                continue;
-            }
-            let bytes = frame.header.payload_bytes();
-            if bytes > store.options.max_entry_bytes {
-                return Ok(Found::TooLarge(bytes));
-            }
-            return Ok(Found::Entry(entry(segment, &frame, walk.payload(&frame)?)));
-        }
-        let lost = self.lost_before(self.present.next_index);
-        Ok(lost.map_or(Found::End, Found::Damage))
-    }
-
-    /// The damage that cost entries before `index`, if it did and any of them are wanted.
-    fn lost_before(&mut self, index: u64) -> Option<Damage> {
-        let damage = self.damage.take()?;
-        let lost = self.expected.is_none_or(|expected| index > expected);
-        self.expected = Some(index);
-        (lost && index > self.wanted).then_some(damage)
-    }
-}
-
-enum Found {
-    Entry(Entry),
-    TooLarge(u64),
-    Damage(Damage),
-    End,
-}
-
-fn entry(segment: &Segment, frame: &Frame, mut payload: Bytes) -> Entry {
-    let header = &frame.header;
-    let entry_header = if header.flags.has(FrameFlags::HEADER) {
-        Some(payload.split_to(usize::from(header.header_bytes)))
-    } else {
-        None
-    };
-    Entry {
-        reference: EntryRef {
-            key_hash: segment.id.key_hash,
-            sequence_number: u64::from(segment.id.sequence),
-            offset: u64::from(frame.offset),
-        },
-        index: segment.base_index.saturating_add(u64::from(header.index)),
-        timestamp_ms: segment.created_ms.saturating_add(u64::from(header.timestamp)),
-        header: entry_header,
-        content: payload,
-    }
-}
-
-/// Reads the frames of one segment backwards: a block forwards at a time, the last block first.
-struct Backward {
-    segment: Arc<Segment>,
-    present: Present,
-    /// Frames from here on have been read; the index of the one that starts here.
-    end: u32,
-    end_index: u64,
-    block: VecDeque<Result<Entry>>,
-}
-
-impl Backward {
-    fn new(segment: Arc<Segment>, present: Present) -> Self {
-        Self {
-            segment,
-            present,
-            end: present.end,
-            end_index: present.next_index,
-            block: VecDeque::new(),
-        }
-    }
-
-    /// The entry before the last one returned, among those from `from` to below `to`.
-    fn next(&mut self, store: &Store, from: u64, to: u64) -> Option<Result<Entry>> {
-        loop {
-            while let Some(result) = self.block.pop_back() {
-                match result {
-                    Ok(entry) if entry.index >= to => {}
-                    Ok(entry) if entry.index < from => return None,
-                    result => return Some(result),
-                }
-            }
-            if self.end <= self.segment.frames_start {
-                return None;
-            }
-            if let Err(error) = self.read_block(store, to) {
-                self.end = self.segment.frames_start;
-                return Some(Err(error));
-            }
-        }
-    }
-
-    fn read_block(&mut self, store: &Store, to: u64) -> Result<()> {
-        let segment = &self.segment;
-        let io_error = |source| segment.io_error("read an entry", source);
-        // Far from what is wanted, jump.
-        if to < self.end_index {
-            let relative = to.saturating_sub(segment.base_index);
-            let before = |header: &FrameHeader| u64::from(header.index) < relative;
-            let start = seek(segment.file(), segment.seed, segment.frames_start, self.end, before)
-                .map_err(io_error)?;
-            let near = start.saturating_add(BLOCK_BYTES);
-            if near < self.end {
-                if let Some(frame) =
-                    next_header(segment.file(), segment.seed, near, self.end).map_err(io_error)?
-                {
-                    self.end = frame.offset;
-                    self.end_index =
-                        segment.base_index.saturating_add(u64::from(frame.header.index));
-                }
-            }
-        }
-        let mut reach = BLOCK_BYTES;
-        let (start, start_index) = loop {
-            let from = self.end.saturating_sub(reach);
-            if from <= segment.frames_start {
-                break (segment.frames_start, segment.base_index);
-            }
-            match next_header(segment.file(), segment.seed, from, self.end).map_err(io_error)? {
-                Some(frame) => {
-                    break (
-                        frame.offset,
-                        segment.base_index.saturating_add(u64::from(frame.header.index)),
-                    );
-                }
-                None => reach = reach.saturating_mul(2),
-            }
-        };
-        let part = Present { end: self.end, next_index: self.end_index, ..self.present };
-        let mut cursor = Cursor::new(Arc::clone(segment), &part, start, 0, scan::CHUNK_BYTES);
-        cursor.expected = Some(start_index);
-        while let Some(result) = cursor.next(store) {
-            self.block.push_back(result);
-        }
-        self.end = start;
-        self.end_index = start_index;
-        Ok(())
     }
 }
 

@@ -129,7 +129,7 @@
 //! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention |
 //! | 40 | 8 | `boot`: identifies the run of the operating system that wrote this, 0 = unknown |
 //! | 48 | 8 | number of segment files, meaningful with `CLEAN` |
-//! | 56 | 8 | digest of the segment files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of SplitMix64: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
+//! | 56 | 8 | digest of the segment files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
 //! | 64 | 60 | zero |
 //! | 124 | 4 | checksum of the 124 bytes before, seed 0 |
 //!
@@ -147,6 +147,14 @@
 //!
 //! A last segment without any valid header is a creation that a crash cut off: it counts as absent,
 //! and its number stays used. If `META` says that the directory was closed, it is damage.
+
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
 
 mod file_header;
 mod frame;

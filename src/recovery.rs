@@ -3,6 +3,14 @@
 //! Recovery deletes nothing but what is left of removed keys, and overwrites nothing. It reads no
 //! segment after a clean shutdown, and else the newest segment of every key.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -203,7 +211,7 @@ fn read_meta(
             );
             let directory_id = any_directory_id(dir, listing)?.unwrap_or_else(|| dir.random());
             let floor = listing.highest.saturating_add(LOST_FLOOR_GAP);
-            (Meta { directory_id, floor, ..Meta::default() }, Past::PowerLost)
+            (Meta { floor, directory_id, ..Meta::default() }, Past::PowerLost)
         }
     };
     let file = match dir.open(META_NAME, OpenMode::CreateNew) {

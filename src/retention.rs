@@ -5,6 +5,14 @@
 //! it is `entry_retention` old, and none outlives that by more than one window. A clock that cannot be
 //! trusted deletes nothing.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 /// The monotonic clock may lag the time of day by this much before a jump is assumed: NTP corrects
 /// in steps below it.
 const TOLERATED_JUMP_MS: u64 = 60_000;

@@ -5,6 +5,14 @@
 //! next valid frame header byte by byte. Work is linear in the bytes whatever they are, memory is one
 //! chunk whatever lengths they claim, and an I/O error is an error, never the end of the data.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -240,9 +248,9 @@ pub(crate) fn next_header(
 ) -> io::Result<Option<Frame>> {
     let mut buffer = Vec::new();
     let mut at = from;
-    let mut fill = PROBE_BYTES;
+    let mut amount = PROBE_BYTES;
     while at.saturating_add(HEADER) <= limit {
-        buffer.resize(to_usize(fill.min(limit.saturating_sub(at))), 0);
+        buffer.resize(to_usize(amount.min(limit.saturating_sub(at))), 0);
         let read = read_full(file, &mut buffer, u64::from(at))?;
         let bytes = buffer.get(..read).unwrap_or_default();
         let Some(starts) = read.checked_sub(FrameHeader::BYTES) else { break };
@@ -262,7 +270,7 @@ pub(crate) fn next_header(
             start = start.saturating_add(1);
         }
         at = at.saturating_add(to_u32(starts)).saturating_add(1);
-        fill = CHUNK_BYTES;
+        amount = CHUNK_BYTES;
     }
     Ok(None)
 }
@@ -368,7 +376,7 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
         match step {
             Step::Frame(frame) => {
                 let before = tail;
-                tail = tail.behind(&frame);
+                tail = Tail::behind(&frame);
                 if frame.header.flags.has(FrameFlags::CONTINUES) {
                     before_batch.get_or_insert(before);
                 } else {
@@ -419,7 +427,7 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
 }
 
 impl Tail {
-    fn behind(self, frame: &Frame) -> Self {
+    fn behind(frame: &Frame) -> Self {
         let header = &frame.header;
         let state = match (header.is_mark(), header.flags.has(FrameFlags::SEAL)) {
             (true, true) => TailState::Sealed,

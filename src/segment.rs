@@ -1,5 +1,13 @@
 //! One open segment file: created or opened, read at offsets, written at its end, synced.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -115,13 +123,13 @@ impl Segment {
         let file = dir
             .open(&name, OpenMode::CreateNew)
             .map_err(|source| WalError::io(&path, "create the segment", source))?;
-        let fill = || {
+        let write = || {
             if reserve > 0 {
                 file.allocate(reserve)?;
             }
             write_full(&*file, &mut [IoSlice::new(&header.to_bytes())], 0)
         };
-        if let Err(source) = fill() {
+        if let Err(source) = write() {
             drop(file);
             dir.remove(&name)
                 .map_err(|source| WalError::io(&path, "remove the unfinished segment", source))?;

@@ -7,6 +7,14 @@
 //! A stream starts *unloaded*, knowing only the names of its files; the first use reads the newest
 //! segment. This is what makes opening a cleanly closed directory cheap.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 mod append;
 mod chain;
 mod discard;

@@ -6,6 +6,14 @@
 //! it and everyone who comes later, for ever: after a failed sync the kernel may have dropped the
 //! pages, and a second sync that succeeds proves nothing. Nobody waits for a leader that is gone.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -226,7 +226,7 @@ impl Stream {
                 return self.seal(store, writer, &segment).map(|()| true);
             }
             Phase::Ended { sealed: false } => {
-                segment = self.rotate(store, writer, &segment, store.now_ms())?
+                segment = self.rotate(store, writer, &segment, store.now_ms())?;
             }
             _ => {}
         }

@@ -1,0 +1,193 @@
+//! Appending: checks before the first byte, then the stream, then the sync.
+
+use bytes::Bytes;
+
+use super::Wal;
+use super::read::check_key;
+use crate::entry::EntryRef;
+use crate::error::{Result, WalError};
+use crate::fs::len_u64;
+use crate::options::Durability;
+use crate::report::count;
+use crate::store::Store;
+use crate::stream::{Appended, Payload, Phase, Stream, frame_bytes};
+
+impl Wal {
+    /// Appends an entry to the key's log and returns a reference to it.
+    ///
+    /// `durable` is a [`Durability`], or `false` for `Os` and `true` for `Disk`. `Os` costs one system
+    /// call; `Disk` waits for a sync, shared with everyone who waits for the same key. Nothing is
+    /// allocated for small entries.
+    ///
+    /// # Errors
+    /// [`KeyTooLong`](WalError::KeyTooLong), [`HeaderTooLarge`](WalError::HeaderTooLarge),
+    /// [`TooLarge`](WalError::TooLarge), [`Forked`](WalError::Forked), [`Closed`](WalError::Closed):
+    /// refused before anything was written. [`StorageFull`](WalError::StorageFull) and
+    /// [`Io`](WalError::Io) of a write: the entry is not in the log, and the key can be used on.
+    /// [`Io`](WalError::Io) of a sync: the entry's fate is unknown until the directory is reopened; from
+    /// then on [`Poisoned`](WalError::Poisoned). [`Corrupted`](WalError::Corrupted): the end of the key's
+    /// log is damaged, so it cannot be continued.
+    #[expect(clippy::needless_pass_by_value, reason = "as nano-wal has it; a `Bytes` is a handle")]
+    pub fn append_entry(
+        &self,
+        key: impl AsRef<[u8]>,
+        header: Option<Bytes>,
+        content: impl AsRef<[u8]>,
+        durable: impl Into<Durability>,
+    ) -> Result<EntryRef> {
+        let payload = Payload { header: header.as_deref(), content: content.as_ref() };
+        self.append(key.as_ref(), &[payload], durable.into(), None)
+            .map(|appended| first_ref(&appended))
+    }
+
+    /// Appends an entry with [`Durability::Disk`].
+    ///
+    /// # Errors
+    /// As [`append_entry`](Self::append_entry).
+    pub fn log_entry(
+        &self,
+        key: impl AsRef<[u8]>,
+        header: Option<Bytes>,
+        content: impl AsRef<[u8]>,
+    ) -> Result<EntryRef> {
+        self.append_entry(key, header, content, Durability::Disk)
+    }
+
+    /// Appends several entries to one key: visible together, and all there after a crash or none. One
+    /// write, at most one sync. An empty batch does nothing.
+    ///
+    /// # Errors
+    /// As [`append_entry`](Self::append_entry); a batch larger than
+    /// [`max_segment_bytes`](WalOptions::max_segment_bytes) is [`TooLarge`](WalError::TooLarge).
+    pub fn append_batch(
+        &self,
+        key: impl AsRef<[u8]>,
+        entries: impl IntoIterator<Item = (Option<Bytes>, Bytes)>,
+        durable: impl Into<Durability>,
+    ) -> Result<Vec<EntryRef>> {
+        let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        let payloads: Vec<Payload<'_>> = entries
+            .iter()
+            .map(|(header, content)| Payload { header: header.as_deref(), content })
+            .collect();
+        if payloads.is_empty() {
+            self.store.check_writable()?;
+            return Ok(Vec::new());
+        }
+        let appended = self.append(key.as_ref(), &payloads, durable.into(), None)?;
+        let mut next = first_ref(&appended);
+        let refs = payloads.iter().map(|payload| {
+            let reference = next;
+            next.offset = next.offset.saturating_add(frame_bytes(payload));
+            reference
+        });
+        Ok(refs.collect())
+    }
+
+    /// Appends an entry if it gets the index `expected_next_index`: optimistic concurrency for event
+    /// streams. A key that has no entries yet expects 0.
+    ///
+    /// # Errors
+    /// [`Conflict`](WalError::Conflict) if the key is at another index; else as
+    /// [`append_entry`](Self::append_entry).
+    #[expect(clippy::needless_pass_by_value, reason = "as nano-wal has it; a `Bytes` is a handle")]
+    pub fn append_if(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected_next_index: u64,
+        header: Option<Bytes>,
+        content: impl AsRef<[u8]>,
+        durable: impl Into<Durability>,
+    ) -> Result<EntryRef> {
+        let payload = Payload { header: header.as_deref(), content: content.as_ref() };
+        self.append(key.as_ref(), &[payload], durable.into(), Some(expected_next_index))
+            .map(|appended| first_ref(&appended))
+    }
+
+    fn append(
+        &self,
+        key: &[u8],
+        payloads: &[Payload<'_>],
+        durability: Durability,
+        expected: Option<u64>,
+    ) -> Result<Appended> {
+        let result = self.try_append(key, payloads, durability, expected);
+        if result.is_err() {
+            count(&self.store.counters.failed_appends, 1);
+        }
+        result
+    }
+
+    fn try_append(
+        &self,
+        key: &[u8],
+        payloads: &[Payload<'_>],
+        durability: Durability,
+        expected: Option<u64>,
+    ) -> Result<Appended> {
+        let store = &self.store;
+        store.check_writable()?;
+        check_key(key)?;
+        let bytes = self.check_sizes(payloads)?;
+        let appended = loop {
+            let stream = self.streams.find_or_create(store, key)?;
+            let mut writer = stream.writer();
+            if writer.phase == Phase::Gone {
+                continue;
+            }
+            let result = store
+                .check_open()
+                .and_then(|()| {
+                    expected.map_or(Ok(()), |expected| check_index(store, &stream, expected))
+                })
+                .and_then(|()| stream.append(store, &mut writer, payloads));
+            if writer.phase == Phase::Empty && !writer.has_tombstone() {
+                writer.phase = Phase::Gone;
+                self.streams.forget(&stream);
+            }
+            break result?;
+        };
+        count(&store.counters.appended_entries, len_u64(payloads.len()));
+        count(&store.counters.appended_bytes, bytes);
+        if durability == Durability::Disk {
+            store.make_durable(&appended.segment, appended.end)?;
+        }
+        Ok(appended)
+    }
+
+    /// Checks every length; returns the bytes of all headers and contents.
+    fn check_sizes(&self, payloads: &[Payload<'_>]) -> Result<u64> {
+        let options = &self.store.options;
+        let mut all: u64 = 0;
+        let mut frames: u64 = 0;
+        for payload in payloads {
+            let header = payload.header.map_or(0, <[u8]>::len);
+            if header > usize::from(u16::MAX) {
+                return Err(WalError::HeaderTooLarge { bytes: header });
+            }
+            let bytes = len_u64(header).saturating_add(len_u64(payload.content.len()));
+            if bytes > options.max_entry_bytes {
+                return Err(WalError::TooLarge { bytes, max: options.max_entry_bytes });
+            }
+            all = all.saturating_add(bytes);
+            frames = frames.saturating_add(frame_bytes(payload));
+        }
+        if payloads.len() > 1 && frames > options.max_segment_bytes {
+            return Err(WalError::TooLarge { bytes: frames, max: options.max_segment_bytes });
+        }
+        Ok(all)
+    }
+}
+
+fn check_index(store: &Store, stream: &Stream, expected: u64) -> Result<()> {
+    let actual = stream.next_index(store)?;
+    if actual == expected { Ok(()) } else { Err(WalError::Conflict { expected, actual }) }
+}
+
+fn first_ref(appended: &Appended) -> EntryRef {
+    EntryRef {
+        key_hash: appended.segment.id.key_hash,
+        sequence_number: u64::from(appended.segment.id.sequence),
+        offset: u64::from(appended.offset),
+    }
+}
