@@ -14,8 +14,8 @@ use ahash::HashMap;
 use crate::report::Counters;
 use crate::segment::{Segment, SegmentId};
 
-/// How many dirty files one insertion syncs at most before it lets the bound be exceeded.
-const MAX_SYNCS_PER_INSERT: usize = 3;
+/// How many files are synced at most to make room for one before the bound is exceeded.
+const MAX_SYNCS: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct FileCache {
@@ -59,20 +59,23 @@ impl FileCache {
         Some(Arc::clone(&slot.segment))
     }
 
-    /// Takes in a segment that is appended to, closing another one if need be, even one that has to be
-    /// synced first.
-    pub(crate) fn insert_writable(&self, segment: &Arc<Segment>, counters: &Counters) {
-        for _ in 0..MAX_SYNCS_PER_INSERT {
+    /// Closes a file if need be, so that another one fits in; even one that has to be synced first.
+    pub(crate) fn make_room(&self, counters: &Counters) {
+        for _ in 0..MAX_SYNCS {
             let mut inner = self.lock();
             if inner.make_room(self.max_open) {
-                inner.put(segment);
                 return;
             }
-            let Some(victim) = inner.dirty_victim() else { break };
+            let Some(victim) = inner.dirty_victim() else { return };
             drop(inner);
             // A failure stays with the victim: its key is poisoned, its file stays open.
             let _ = victim.sync_bytes(victim.extent().end, counters);
         }
+    }
+
+    /// Takes in a segment that is appended to, whether there is room or not: see
+    /// [`Self::make_room`].
+    pub(crate) fn insert_writable(&self, segment: &Arc<Segment>) {
         self.lock().put(segment);
     }
 

@@ -289,8 +289,6 @@ impl Segment {
             }
             return Err(self.io_error("append", source));
         }
-        let frame = extent.end.saturating_sub(start);
-        self.guess.store(frame, Ordering::Relaxed);
         self.published.store(extent);
         Ok(())
     }
@@ -361,11 +359,11 @@ impl Segment {
         if frame_bytes > u64::from(room) {
             return Err(self.explain(offset, end));
         }
-        if header.payload_bytes() > max_bytes.saturating_add(u64::from(u16::MAX)) {
+        if header.payload_bytes() > max_bytes {
             return Err(WalError::TooLarge { bytes: header.payload_bytes(), max: max_bytes });
         }
         let wanted = scan::reach(frame_bytes);
-        self.guess.store(wanted, Ordering::Relaxed);
+        self.learn(guess, wanted);
         if wanted > guess {
             self.fill(buffer, have, wanted.saturating_sub(guess), offset)?;
         }
@@ -376,6 +374,15 @@ impl Segment {
             Ok(header)
         } else {
             Err(self.explain(offset, end))
+        }
+    }
+
+    /// Sets the next guess: up at once, because a short guess costs a second call, down slowly.
+    fn learn(&self, guess: u32, frame_bytes: u32) {
+        let surplus = self.guess.load(Ordering::Relaxed).saturating_sub(frame_bytes);
+        if surplus > 0 || frame_bytes > guess {
+            let next = frame_bytes.saturating_add(surplus.saturating_sub(surplus.div_ceil(16)));
+            self.guess.store(next, Ordering::Relaxed);
         }
     }
 

@@ -231,9 +231,10 @@ impl Stream {
                 return Ok(segment);
             }
             // The cache was full of files that a reader may not close.
+            store.files.make_room(&store.counters);
             let catalog = self.catalog();
             if store.files.get(segment.id).is_none() {
-                store.files.insert_writable(&segment, &store.counters);
+                store.files.insert_writable(&segment);
             }
             drop(catalog);
         }

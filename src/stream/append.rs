@@ -76,6 +76,8 @@ impl Stream {
             watermark: segment.watermark(),
             payload_checksum: 0,
         };
+        // A mark at the end is written over, or cut off if that fails.
+        writer.phase = Phase::Active { marked: false };
         match payloads {
             [payload] if bytes > COPY_BYTES => {
                 let header = encode(&segment, template, old.end, payload, false)
@@ -105,7 +107,6 @@ impl Stream {
         }
         self.tail.store(extent);
         writer.last_ms = now_ms;
-        writer.phase = Phase::Active { marked: false };
         Ok(Appended { segment, offset: old.end, end: extent.end })
     }
 
@@ -204,9 +205,10 @@ impl Stream {
             payload_checksum: segment.seed.checksum(old.end, &[]),
         };
         let extent = Extent { end: old.end.saturating_add(FrameHeader::BYTES_U32), ..old };
+        segment.trim()?;
         segment.append(&mut [IoSlice::new(&header.to_bytes(segment.seed, old.end))], extent)?;
         self.tail.store(extent);
-        segment.trim()
+        Ok(())
     }
 
     /// Leaves the newest segment so that its end can be proven when the directory is opened next: with
@@ -259,6 +261,7 @@ impl Stream {
         let sequence = segment.id.sequence;
         let extent = segment.extent();
         let segment = Arc::new(segment);
+        store.files.make_room(&store.counters);
         {
             let mut catalog = self.catalog();
             catalog.sequences.push(sequence);
@@ -266,7 +269,7 @@ impl Stream {
                 catalog.oldest_expiration_ms = expiration_ms;
             }
             self.tail.store(extent);
-            store.files.insert_writable(&segment, &store.counters);
+            store.files.insert_writable(&segment);
         }
         writer.phase = Phase::Active { marked: false };
         writer.last_ms = created_ms;

@@ -41,9 +41,7 @@ impl Stream {
             return Ok(Expiry::Fresh);
         }
         let mut writer = self.writer();
-        if writer.phase == Phase::HalfRemoved {
-            return Err(self.half_removed(store, &writer));
-        }
+        self.check_discardable(store, &writer)?;
         let Some((chain, newest)) = self.chain(store)? else { return Ok(Expiry::Fresh) };
         if now_ms < newest.created_ms {
             return Ok(Expiry::FromTheFuture);
@@ -59,6 +57,16 @@ impl Stream {
             drop.push(Doomed::of(&Present::of(&newest)));
         }
         if drop.is_empty() { Ok(Expiry::Fresh) } else { Ok(Expiry::Drop(drop)) }
+    }
+
+    /// Nothing is dropped once the log is closed, nor while a removal waits for recovery.
+    fn check_discardable(&self, store: &Store, writer: &Writer) -> Result<()> {
+        store.check_open()?;
+        if writer.phase == Phase::HalfRemoved {
+            Err(self.half_removed(store, writer))
+        } else {
+            Ok(())
+        }
     }
 
     /// Starts an empty segment that carries the numbers on. Its bytes survive power loss; its name
@@ -105,7 +113,8 @@ impl Stream {
         all: &[Doomed],
         report: &mut CompactionReport,
     ) -> Result<()> {
-        let _writer = self.writer();
+        let writer = self.writer();
+        self.check_discardable(store, &writer)?;
         all.iter().try_for_each(|doomed| self.unlink_one(store, *doomed, report))
     }
 
@@ -137,10 +146,8 @@ impl Stream {
     pub(crate) fn truncate_before(&self, store: &Store, index: u64) -> Result<CompactionReport> {
         let mut report = CompactionReport { keys: 1, ..CompactionReport::default() };
         let mut writer = self.writer();
+        self.check_discardable(store, &writer)?;
         let Some((chain, newest)) = self.chain(store)? else { return Ok(report) };
-        if writer.phase == Phase::HalfRemoved {
-            return Err(self.half_removed(store, &writer));
-        }
         let mut drop = leftovers(&chain);
         let sealed = droppable(&chain);
         let before = sealed.iter().take_while(|present| present.next_index <= index);
@@ -172,9 +179,7 @@ impl Stream {
         writer: &mut Writer,
         keep_tombstone: bool,
     ) -> Result<()> {
-        if writer.phase == Phase::HalfRemoved {
-            return Err(self.half_removed(store, writer));
-        }
+        self.check_discardable(store, writer)?;
         let mut sequences = self.sequences();
         if sequences.is_empty() {
             return Ok(());

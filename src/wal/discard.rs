@@ -96,7 +96,6 @@ impl Wal {
             if writer.phase == Phase::Gone {
                 continue;
             }
-            self.store.check_open()?;
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
             stream.remove(&self.store, &mut writer, keep_tombstone)?;
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
