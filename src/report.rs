@@ -70,7 +70,6 @@ impl RecoveryReport {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-#[must_use = "the report says what could not be dropped"]
 pub struct CompactionReport {
     /// Keys that were looked at.
     pub keys: u64,

@@ -156,6 +156,9 @@ impl Segment {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 return Err(OpenError::Header("not a regular file"));
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::Header("the file is gone"));
+            }
             result => result.map_err(|source| WalError::io(&path, "open the segment", source))?,
         };
         if distrust {

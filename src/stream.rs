@@ -265,11 +265,6 @@ impl Stream {
     fn open_file(&self, store: &Store, sequence: u32) -> Result<Segment> {
         match self.open_unchecked(store, sequence) {
             Ok((segment, _)) => Ok(segment),
-            Err(OpenError::Wal(WalError::Io { path, source, .. }))
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason: "the file is gone" })
-            }
             Err(OpenError::Wal(error)) => Err(error),
             Err(OpenError::Header(reason)) => {
                 let path = self.path(store, sequence);
