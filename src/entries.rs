@@ -64,7 +64,7 @@ impl<'a> Entries<'a> {
         };
         let lost_tail = match (&stream, &newest) {
             (Some(stream), Some((segment, _))) => {
-                stream.lost_tail().map(|lost| lost.error(segment))
+                store.lost_tails.get(stream.hash).map(|lost| lost.error(segment))
             }
             _ => None,
         };

@@ -1,5 +1,7 @@
 //! keywal
 
+#![forbid(unsafe_code)]
+
 mod cache;
 mod chains;
 mod clock;

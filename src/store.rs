@@ -4,6 +4,8 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ahash::HashMap;
+
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
@@ -34,6 +36,7 @@ pub(crate) struct Store {
     pub(crate) files: FileCache,
     pub(crate) counters: Counters,
     pub(crate) chains: ChainCache,
+    pub(crate) lost_tails: LostTails,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
     /// The process that opened the directory.
@@ -51,6 +54,7 @@ impl Store {
             directory_id: meta.state.directory_id,
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
+            lost_tails: LostTails::default(),
             options,
             counters: Counters::default(),
             meta: Mutex::new(meta),
@@ -122,6 +126,43 @@ impl Store {
     pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
         segment.sync_bytes(end, &self.counters)?;
         self.sync_names(segment.name_change())
+    }
+}
+
+/// Damage at the end of a segment that had been closed cleanly: everything from there on is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LostTail {
+    pub(crate) offset: u32,
+    pub(crate) bytes: u32,
+    pub(crate) reason: &'static str,
+}
+
+impl LostTail {
+    pub(crate) fn error(&self, segment: &Segment) -> WalError {
+        segment.corrupted(self.offset, self.bytes, self.reason)
+    }
+}
+
+/// The keys whose newest segment is damaged like that, by key hash. Hardly ever any, so that the
+/// streams themselves need no room for it.
+#[derive(Debug, Default)]
+pub(crate) struct LostTails(Mutex<HashMap<u64, LostTail>>);
+
+impl LostTails {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, LostTail>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key_hash: u64) -> Option<LostTail> {
+        self.lock().get(&key_hash).copied()
+    }
+
+    pub(crate) fn put(&self, key_hash: u64, lost_tail: LostTail) {
+        self.lock().insert(key_hash, lost_tail);
+    }
+
+    pub(crate) fn remove(&self, key_hash: u64) {
+        self.lock().remove(&key_hash);
     }
 }
 

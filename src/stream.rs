@@ -93,28 +93,33 @@ impl Writer {
 #[derive(Debug, Default)]
 struct Catalog {
     /// In ascending order. Gaps are numbers that were never used.
-    sequences: Vec<u32>,
+    sequences: Box<[u32]>,
     /// The label in the file names, as long as the key is not known.
     label: Box<str>,
     /// Of the oldest segment; 0 = not known.
     oldest_expiration_ms: u64,
-    /// Damage at the end of the newest segment: everything behind this offset is lost.
-    lost_tail: Option<Box<LostTail>>,
 }
 
-/// Damage at the end of a segment that had been closed cleanly.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LostTail {
-    offset: u32,
-    bytes: u32,
-    reason: &'static str,
+impl Catalog {
+    fn push(&mut self, sequence: u32) {
+        let mut sequences = std::mem::take(&mut self.sequences).into_vec();
+        sequences.push(sequence);
+        self.sequences = sequences.into();
+    }
+
+    fn remove(&mut self, sequence: u32) {
+        let mut sequences = std::mem::take(&mut self.sequences).into_vec();
+        sequences.retain(|other| *other != sequence);
+        self.sequences = sequences.into();
+    }
 }
 
 impl Stream {
     /// A stream of files that were found.
     pub(crate) fn found(hash: u64, label: &str, sequences: Vec<u32>) -> Self {
         let highest = sequences.last().copied().unwrap_or(0);
-        let catalog = Catalog { sequences, label: label.into(), ..Catalog::default() };
+        let catalog =
+            Catalog { sequences: sequences.into(), label: label.into(), ..Catalog::default() };
         Self {
             hash,
             owner: OnceLock::new(),
@@ -161,7 +166,7 @@ impl Stream {
     }
 
     pub(crate) fn sequences(&self) -> Vec<u32> {
-        self.catalog().sequences.clone()
+        self.catalog().sequences.to_vec()
     }
 
     pub(crate) fn segment_count(&self) -> usize {
@@ -176,10 +181,6 @@ impl Stream {
 
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn lost_tail(&self) -> Option<LostTail> {
-        self.catalog().lost_tail.as_deref().copied()
     }
 
     /// The newest segment, open; `None` if the stream has none. The stream must be loaded.

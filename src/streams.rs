@@ -5,9 +5,11 @@
 //! holes even after a crash: before a key takes such a place, the keys before it survive power loss,
 //! and a removed key in the middle leaves a tombstone.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use ahash::HashMap;
+use ahash::HashSet;
 
 use crate::error::Result;
 use crate::format::key_hash;
@@ -16,7 +18,31 @@ use crate::stream::{Phase, Stream};
 
 const SHARDS: usize = 16;
 
-type Shard = HashMap<u64, Arc<Stream>>;
+type Shard = HashSet<ByHash>;
+
+/// A stream in the map, found by its hash: half the size of a map's entry.
+#[derive(Debug)]
+struct ByHash(Arc<Stream>);
+
+impl Borrow<u64> for ByHash {
+    fn borrow(&self) -> &u64 {
+        &self.0.hash
+    }
+}
+
+impl Hash for ByHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash.hash(state);
+    }
+}
+
+impl PartialEq for ByHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash == other.0.hash
+    }
+}
+
+impl Eq for ByHash {}
 
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
@@ -41,26 +67,21 @@ impl Streams {
 
     /// The stream with this hash, of whatever key.
     pub(crate) fn by_hash(&self, hash: u64) -> Option<Arc<Stream>> {
-        self.read(hash).get(&hash).cloned()
+        self.read(hash).get(&hash).map(|found| Arc::clone(&found.0))
     }
 
     pub(crate) fn insert(&self, stream: Stream) {
-        self.write(stream.hash).insert(stream.hash, Arc::new(stream));
+        self.write(stream.hash).insert(ByHash(Arc::new(stream)));
     }
 
     /// All streams, as of some moment during the call.
     pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
-        let shards = self.shards.iter();
-        shards
-            .flat_map(|shard| {
-                shard
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .values()
-                    .cloned()
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(shard.iter().map(|found| Arc::clone(&found.0)));
+        }
+        all
     }
 
     /// The loaded stream of `key`, or `None` if there is none.
@@ -116,21 +137,21 @@ impl Streams {
         let mut shard = self.write(hash);
         let unchanged = match (shard.get(&hash), &nobodys) {
             (None, None) => true,
-            (Some(now), Some(before)) => now.is_nobodys() && Arc::ptr_eq(now, before),
+            (Some(now), Some(before)) => now.0.is_nobodys() && Arc::ptr_eq(&now.0, before),
             _ => false,
         };
         if !unchanged {
             return Ok(None);
         }
         let stream = Arc::new(Stream::new(hash, key, highest));
-        shard.insert(hash, Arc::clone(&stream));
+        shard.replace(ByHash(Arc::clone(&stream)));
         Ok(Some(stream))
     }
 
     /// Whether the value after `hash` is taken.
     pub(crate) fn next_is_taken(&self, hash: u64) -> bool {
         let next = hash.wrapping_add(1);
-        self.read(next).contains_key(&next)
+        self.read(next).contains(&next)
     }
 
     /// Takes a stream that has no segments out of the map. Its writer lock is held.

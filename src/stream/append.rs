@@ -147,10 +147,8 @@ impl Stream {
     }
 
     pub(crate) fn damaged(&self, store: &Store) -> WalError {
-        match (self.lost_tail(), self.newest(store)) {
-            (Some(lost), Ok(Some(segment))) => {
-                segment.corrupted(lost.offset, lost.bytes, lost.reason)
-            }
+        match (store.lost_tails.get(self.hash), self.newest(store)) {
+            (Some(lost), Ok(Some(segment))) => lost.error(&segment),
             (_, Err(error)) => error,
             _ => WalError::Closed,
         }
@@ -264,7 +262,7 @@ impl Stream {
         store.files.make_room(&store.counters);
         {
             let mut catalog = self.catalog();
-            catalog.sequences.push(sequence);
+            catalog.push(sequence);
             if catalog.sequences.len() == 1 {
                 catalog.oldest_expiration_ms = expiration_ms;
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Catalog, LostTail, Phase, Stream, Writer};
+use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, label};
@@ -126,12 +126,14 @@ impl Stream {
     ) -> Result<()> {
         let Doomed { sequence, bytes, entries } = doomed;
         let mut catalog = self.catalog();
-        let Ok(at) = catalog.sequences.binary_search(&sequence) else { return Ok(()) };
+        if catalog.sequences.binary_search(&sequence).is_err() {
+            return Ok(());
+        }
         store.dir.remove(&self.file_name(sequence)).map_err(|source| {
             WalError::io(&self.path(store, sequence), "remove the segment", source)
         })?;
         store.name_changed();
-        catalog.sequences.remove(at);
+        catalog.remove(sequence);
         catalog.oldest_expiration_ms = 0;
         store.files.remove(self.id(sequence));
         drop(catalog);
@@ -227,6 +229,7 @@ impl Stream {
             count(&store.counters.dropped_segments, 1);
         }
         *catalog = Catalog::default();
+        store.lost_tails.remove(self.hash);
         drop(catalog);
         store.sync_names(store.latest_name_change())
     }
@@ -265,10 +268,4 @@ fn droppable(chain: &Chain) -> Vec<Present> {
         Node::Lost(_) => None,
     });
     present.collect()
-}
-
-impl LostTail {
-    pub(crate) fn error(&self, segment: &Segment) -> WalError {
-        segment.corrupted(self.offset, self.bytes, self.reason)
-    }
 }

@@ -1,13 +1,13 @@
 //! Learning what a stream's files hold, before its first use.
 
-use super::{Catalog, LostTail, Phase, Stream, Writer};
+use super::{Catalog, Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameHeader, label};
 use crate::fs::read_full;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan};
 use crate::segment::{Extent, OpenError, Segment, SegmentId};
-use crate::store::{Past, Store};
+use crate::store::{LostTail, Past, Store};
 
 /// What loading one stream found.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Stream {
         }
         let (mut sequences, label) = {
             let catalog = self.catalog();
-            (catalog.sequences.clone(), catalog.label.clone())
+            (catalog.sequences.to_vec(), catalog.label.clone())
         };
         let distrust = store.past != Past::Clean;
         while let Some(sequence) = sequences.last().copied() {
@@ -121,10 +121,11 @@ impl Stream {
         let segment = segment.admit(extent, store.latest_name_change());
 
         let mut catalog = self.catalog();
-        catalog.sequences = sequences;
-        catalog.sequences.shrink_to_fit();
+        catalog.sequences = sequences.into();
         catalog.label = Box::default();
-        catalog.lost_tail = lost_tail.map(Box::new);
+        if let Some(lost_tail) = lost_tail {
+            store.lost_tails.put(self.hash, lost_tail);
+        }
         self.tail.store(extent);
         store.files.insert_readable(&segment.into());
         drop(catalog);

@@ -114,7 +114,10 @@ impl Wal {
         let (segment, present) = if index >= newest.base_index {
             let present = Present::of(&newest);
             if index >= present.next_index {
-                return stream.lost_tail().map_or(Ok(None), |lost| Err(lost.error(&newest)));
+                return store
+                    .lost_tails
+                    .get(stream.hash)
+                    .map_or(Ok(None), |lost| Err(lost.error(&newest)));
             }
             (newest, present)
         } else {
