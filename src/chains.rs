@@ -41,6 +41,8 @@ pub(crate) struct Chain {
     pub(crate) nodes: Vec<Node>,
     /// Segments that count as dropped: a crash interrupted their removal.
     pub(crate) leftovers: Vec<u32>,
+    /// Creations that a crash cut off: their successors say that these numbers were not used.
+    pub(crate) unused: Vec<u32>,
 }
 
 impl Present {

@@ -6,7 +6,8 @@
 //! Every integer is little-endian and unsigned. *Checksum* means CRC-32 as in zlib, gzip and PNG
 //! (reflected polynomial `0xEDB88320`); `crc32(data, seed)` continues from `seed` exactly as zlib's
 //! `crc32` function does, so `crc32(data, 0)` is the plain CRC-32 of `data`. *Milliseconds* count
-//! from 1970-01-01T00:00:00Z. An *offset* is a byte position counted from the start of a file.
+//! from 1970-01-01T00:00:00Z. An *offset* is a byte position counted from the start of a file; in a
+//! segment it is below 2^32.
 //!
 //! ## 1. The directory
 //!
@@ -28,7 +29,8 @@
 //! * `sequence` is decimal, padded with zeros to at least four digits, from 1 to 4,294,967,294.
 //! * `label` is for people: the first 32 bytes of the key, ASCII letters in lower case, digits,
 //!   `_` and `.` as they are (a leading `.` excepted), each other byte as `_`; the empty key has the
-//!   label `_`. A file whose label does not belong to its key is ignored.
+//!   label `_`. Where files with one `key_hash` have different labels, those with the label of their
+//!   key count and the others are ignored.
 //!
 //! The segments with one `key_hash`, in order of their sequence, are the *stream* of one key. Only
 //! the segment with the highest sequence is ever appended to.
@@ -40,7 +42,7 @@
 //! | 0 | 6 | magic `KEYWAL` |
 //! | 6 | 2 | version, 1 |
 //! | 8 | 4 | flags: 1 = `REMOVED` (section 6); every other bit is zero in version 1 |
-//! | 12 | 4 | `header_bytes`: length of this header, from the magic through the checksum |
+//! | 12 | 4 | `header_bytes`: length of this header, from the magic through the checksum; in every version 132 to 131,202 |
 //! | 16 | 8 | nonce: random, drawn anew for every segment |
 //! | 24 | 8 | `directory_id`: random, drawn once per directory, also in `META` |
 //! | 32 | 8 | `key_hash`, as in the file name |
@@ -61,8 +63,10 @@
 //! A second, identical *copy* of the header starts at `header_bytes` rounded up to a multiple of 512;
 //! the bytes between are zero. The first frame starts right behind the copy (`frames_start`). Header
 //! and copy are written together, before anything else. A reader takes the header at offset 0, or,
-//! where that one does not validate, the first valid copy at a multiple of 512 up to 131,584: one bad
-//! sector must not cost a segment.
+//! where that one does not validate, the first valid copy at a multiple of 512 up to 131,584 that stands
+//! where its own `header_bytes` puts it: one bad sector must not cost a segment. Lengths that do not add
+//! up to `header_bytes`, or a `previous_sequence` that is not below `sequence`, make a header invalid. A
+//! valid header that does not belong to its directory or to its file's name is damage.
 //!
 //! A header whose checksum is right, but with a version above 1, or with a bit or byte set that
 //! version 1 has as zero, belongs to a newer program: the file is to be left alone. Later versions
@@ -106,17 +110,21 @@
 //!
 //! The valid part of a stream's last segment is found by walking the frames up to the first offset
 //! `B` where no valid frame starts (signature, header checksum, lengths within the file, payload
-//! checksum, all of a batch). Then every frame behind `B` with a valid header is looked for, byte by
-//! byte. If one of them has a `watermark` above `B`, the bytes at `B` had been durable: this is
-//! *damage*, from `B` to the next valid frame header, and the walk goes on there. Otherwise `B` is the
-//! end, and what follows is a *torn tail*: an unfinished write that nobody was promised. If `META`
-//! says that the directory was closed, the last 32 bytes of the file are a `MARK`, with `SEAL` or
-//! without; anything else is damage.
+//! checksum). Then every frame behind `B` with a valid header is looked for, byte by byte. If one of
+//! them has a `watermark` above `B`, the bytes at `B` had been durable: this is *damage*, from `B` to
+//! the next valid frame header, and the walk goes on there; the other frames of a batch stay valid.
+//! Otherwise the end is `B` or, where `B` or the end of the file cuts a batch off, the start of that
+//! batch. What follows is reserved space if it is all zeros, else a *torn tail*: an unfinished write that
+//! nobody was promised, and behind which nothing is ever appended. If `META` says that the directory was
+//! closed, the valid part ends with a `MARK`, with `SEAL` or without, and what lies behind that means
+//! nothing; everything else is damage.
 //!
 //! ## 5. `META`
 //!
 //! Two slots of 128 bytes, at offsets 0 and 4096. The valid slot with the higher generation counts; a
-//! new state is written to the other one. A slot:
+//! new state is written to the other one. The directory was *closed* if that slot says `CLEAN` and the
+//! other one is valid, too: else a newer state may have been lost. No valid slot where there are
+//! segments is damage. What section 2 says of newer versions holds here for the whole directory. A slot:
 //!
 //! | offset | bytes | field |
 //! |---:|---:|---|
@@ -128,25 +136,28 @@
 //! | 24 | 8 | `directory_id` |
 //! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention |
 //! | 40 | 8 | `boot`: identifies the run of the operating system that wrote this, 0 = unknown |
-//! | 48 | 8 | number of segment files, meaningful with `CLEAN` |
-//! | 56 | 8 | digest of the segment files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
+//! | 48 | 8 | number of segment files, going by their names alone; meaningful with `CLEAN` |
+//! | 56 | 8 | digest of the same files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
 //! | 64 | 60 | zero |
 //! | 124 | 4 | checksum of the 124 bytes before, seed 0 |
 //!
 //! ## 6. Gaps, left-overs and removed keys
 //!
-//! A segment's `previous_sequence` names its predecessor (numbers in between were never used). If the
-//! predecessor is missing while older segments exist, then those whose `expiration_ms` is at most
-//! `dropped_through_ms` are left over from a retention run that a crash cut off; otherwise the missing
-//! segment is damage.
+//! A segment's `previous_sequence` names its predecessor (numbers in between hold no entries). If the
+//! predecessor is missing while older segments exist, and the `expiration_ms` of all of those is at most
+//! `dropped_through_ms`, they are left over from a retention run that a crash cut off; otherwise the
+//! missing segment is damage. Segments older than one with `previous_sequence` 0 are left over from a
+//! removed key.
 //!
 //! A last segment with the flag `REMOVED` says that the key was removed: it and all older segments of
 //! the stream count as absent, and the next writer deletes them. A `REMOVED` segment without others
 //! stays where a key with the next hash value exists, so that the rule of section 1 still finds that
 //! key.
 //!
-//! A last segment without any valid header is a creation that a crash cut off: it counts as absent,
-//! and its number stays used. If `META` says that the directory was closed, it is damage.
+//! A last segment without any valid header, or shorter than its `frames_start`, is a creation that a
+//! crash cut off: it counts as absent, and its number stays used. The file stays, so that it may later
+//! stand between two segments, the newer of which names the older one. As the last segment of a
+//! directory that `META` says was closed, it is damage.
 
 #![warn(
     clippy::unwrap_used,

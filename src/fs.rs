@@ -16,6 +16,9 @@ pub mod sim;
 
 pub use os::OsDir;
 
+/// Name of the file that is locked while a directory is open.
+pub(crate) const LOCK_NAME: &str = "LOCK";
+
 /// How [`Dir::open`] opens a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use crate::error::{Result, WalError};
 use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
-use crate::fs::{Dir, File, Lock, OpenMode, read_full};
+use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::report::{Finding, RecoveryReport};
 use crate::segment::{Segment, SegmentId};
@@ -28,7 +28,6 @@ use crate::store::{META_NAME, MetaFile, Past, Store};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
 
-pub(crate) const LOCK_NAME: &str = "LOCK";
 /// How far the floor is raised when it may have been lost: more segments than a key that was removed
 /// is thought to have had beyond all that still exist.
 const LOST_FLOOR_GAP: u32 = 1 << 16;

@@ -371,10 +371,12 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
         Scanned { tail, torn_bytes: 0, zero_bytes: 0, damage: Vec::new(), damaged_spans: 0 };
     // The tail before the batch that is being walked, if one is.
     let mut before_batch: Option<Tail> = None;
+    let mut damaged = false;
     let mut walk = Walk::new(file, seed, start, limit);
     while let Some(step) = walk.next()? {
-        match step {
+        match step.dense(&tail, damaged) {
             Step::Frame(frame) => {
+                damaged = false;
                 let before = tail;
                 tail = Tail::behind(&frame);
                 if frame.header.flags.has(FrameFlags::CONTINUES) {
@@ -396,6 +398,7 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
                 break;
             }
             Step::Damage(damage) => {
+                damaged = true;
                 before_batch = None;
                 if damage.zeros && durable == u32::MAX {
                     // Reserved space that a clean end would have given back.
@@ -424,6 +427,25 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
     }
     found.tail = tail;
     Ok(found)
+}
+
+impl Step {
+    /// A frame whose index is not the next one counts as damage, unless damage before it explains that.
+    /// It stands where a crash left out what came before: behind a mark that was about to be written
+    /// over.
+    fn dense(self, tail: &Tail, damaged: bool) -> Self {
+        match self {
+            Self::Frame(frame) if !damaged && frame.header.index != tail.count => {
+                Self::Damage(Damage {
+                    from: frame.offset,
+                    to: frame.end(),
+                    header: None,
+                    zeros: false,
+                })
+            }
+            step => step,
+        }
+    }
 }
 
 impl Tail {

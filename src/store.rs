@@ -9,6 +9,7 @@ use ahash::HashMap;
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
+use crate::fork::Process;
 use crate::format::{Meta, SLOT_OFFSETS};
 use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
@@ -40,7 +41,7 @@ pub(crate) struct Store {
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
     /// The process that opened the directory.
-    process: u32,
+    process: Process,
     /// Names created and removed so far by this process; marks of `names`.
     name_changes: AtomicU64,
     names: SyncGate,
@@ -59,7 +60,7 @@ impl Store {
             counters: Counters::default(),
             meta: Mutex::new(meta),
             closed: AtomicBool::new(false),
-            process: std::process::id(),
+            process: Process::current(),
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
         }
@@ -77,7 +78,12 @@ impl Store {
     /// neither the locks in memory nor what they guard.
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        if std::process::id() == self.process { Ok(()) } else { Err(WalError::Forked) }
+        if self.process.is_probably_current() { Ok(()) } else { Err(WalError::Forked) }
+    }
+
+    /// Refuses a forked child for certain, before something that costs more than asking.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.process.is_current() { Ok(()) } else { Err(WalError::Forked) }
     }
 
     /// Closes the store; `false` if it was closed before.
@@ -124,6 +130,7 @@ impl Store {
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
     pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
+        self.check_process()?;
         segment.sync_bytes(end, &self.counters)?;
         self.sync_names(segment.name_change())
     }

@@ -49,6 +49,8 @@ pub(crate) struct Writer {
     pub(crate) phase: Phase,
     /// Highest sequence any file of this stream has or had.
     highest: u32,
+    /// Sequence of the newest segment, in the phases that have one.
+    newest: u32,
     /// The key was removed and a file still says so.
     tombstone: bool,
     /// Timestamp of the newest entry; no later one is smaller.
@@ -78,6 +80,10 @@ pub(crate) enum Phase {
 }
 
 impl Writer {
+    fn new(phase: Phase, highest: u32) -> Self {
+        Self { phase, highest, newest: 0, tombstone: false, last_ms: 0 }
+    }
+
     /// Highest sequence any file of the stream has or had.
     pub(crate) fn highest(&self) -> u32 {
         self.highest
@@ -124,12 +130,7 @@ impl Stream {
             hash,
             owner: OnceLock::new(),
             tail: AtomicExtent::default(),
-            writer: Mutex::new(Writer {
-                phase: Phase::Unloaded,
-                highest,
-                tombstone: false,
-                last_ms: 0,
-            }),
+            writer: Mutex::new(Writer::new(Phase::Unloaded, highest)),
             catalog: Mutex::new(catalog),
         }
     }
@@ -140,12 +141,7 @@ impl Stream {
             hash,
             owner: OnceLock::from(Some(key.into())),
             tail: AtomicExtent::default(),
-            writer: Mutex::new(Writer {
-                phase: Phase::Empty,
-                highest,
-                tombstone: false,
-                last_ms: 0,
-            }),
+            writer: Mutex::new(Writer::new(Phase::Empty, highest)),
             catalog: Mutex::default(),
         }
     }
@@ -201,7 +197,7 @@ impl Stream {
     /// `Expired` if it was dropped, `InvalidRef` if there never was one, `Corrupted` if it should be
     /// there and is not what it should be.
     pub(crate) fn segment(&self, store: &Store, sequence: u32) -> Result<Arc<Segment>> {
-        let id = SegmentId { key_hash: self.hash, sequence };
+        let id = self.id(sequence);
         if let Some(segment) = store.files.get(id) {
             return Ok(segment);
         }
@@ -213,11 +209,11 @@ impl Stream {
             let dropped = catalog.sequences.first().is_none_or(|first| sequence < *first);
             return Err(if dropped { WalError::Expired } else { WalError::InvalidRef });
         };
-        let segment = match catalog.sequences.get(at.saturating_add(1)) {
-            None => {
+        let segment = match catalog.sequences.get(at.saturating_add(1)..) {
+            None | Some([]) => {
                 self.open_file(store, sequence)?.admit(self.tail.load(), store.latest_name_change())
             }
-            Some(next) => self.open_sealed(store, sequence, *next)?,
+            Some(later) => self.open_sealed(store, sequence, later)?,
         };
         let segment = Arc::new(segment);
         store.files.insert_readable(&segment);
@@ -225,7 +221,10 @@ impl Stream {
     }
 
     /// The newest segment, open for appending, which the cache then always holds.
-    fn segment_to_append(&self, store: &Store) -> Result<Arc<Segment>> {
+    fn segment_to_append(&self, store: &Store, writer: &Writer) -> Result<Arc<Segment>> {
+        if let Some(segment) = store.files.get(self.id(writer.newest)) {
+            return Ok(segment);
+        }
         loop {
             let Some(segment) = self.newest(store)? else { return Err(WalError::Expired) };
             if store.files.get(segment.id).is_some_and(|cached| Arc::ptr_eq(&cached, &segment)) {
@@ -242,23 +241,27 @@ impl Stream {
     }
 
     /// Opens a segment whose successor exists: that knows where it ends.
-    fn open_sealed(&self, store: &Store, sequence: u32, next: u32) -> Result<Segment> {
+    fn open_sealed(&self, store: &Store, sequence: u32, later: &[u32]) -> Result<Segment> {
         let segment = self.open_file(store, sequence)?;
-        let next_id = SegmentId { key_hash: self.hash, sequence: next };
-        let successor = match store.files.get(next_id) {
-            Some(open) => Ok(open),
-            None => self.open_unchecked(store, next).map(|(segment, _)| Arc::new(segment)),
-        };
-        let extent = match successor {
-            Ok(next) if next.previous_sequence == sequence => Extent {
-                end: next.previous_end,
-                count: u32::try_from(next.base_index.saturating_sub(segment.base_index))
-                    .unwrap_or(u32::MAX),
-            },
-            // The successor is damaged or missing: the frames have to tell.
-            Ok(_) | Err(OpenError::Header(_)) => load::extent_by_scan(&segment)?,
-            Err(OpenError::Wal(error)) => return Err(error),
-        };
+        for next in later {
+            let successor = match store.files.get(self.id(*next)) {
+                Some(open) => open,
+                None => match self.open_unchecked(store, *next) {
+                    Ok((segment, _)) => Arc::new(segment),
+                    // Damaged, or a creation that a crash cut off: the next one may know better.
+                    Err(OpenError::Header(_)) => continue,
+                    Err(OpenError::Wal(error)) => return Err(error),
+                },
+            };
+            if successor.previous_sequence != sequence {
+                break;
+            }
+            let entries = successor.base_index.saturating_sub(segment.base_index);
+            let count = u32::try_from(entries).unwrap_or(u32::MAX);
+            return Ok(segment.admit(Extent { end: successor.previous_end, count }, 0));
+        }
+        // No successor tells: the frames have to.
+        let extent = load::extent_by_scan(&segment)?;
         Ok(segment.admit(extent, 0))
     }
 
@@ -279,9 +282,13 @@ impl Stream {
         store: &Store,
         sequence: u32,
     ) -> std::result::Result<(Segment, crate::format::FileHeader), OpenError> {
-        let id = SegmentId { key_hash: self.hash, sequence };
+        let id = self.id(sequence);
         let label = label(self.key().unwrap_or_default());
         Segment::open(&*store.dir, id, &label, store.directory_id, false)
+    }
+
+    pub(crate) fn id(&self, sequence: u32) -> SegmentId {
+        SegmentId { key_hash: self.hash, sequence }
     }
 
     /// The path of one of the stream's files. The stream must be loaded.
@@ -290,7 +297,6 @@ impl Stream {
     }
 
     fn file_name(&self, sequence: u32) -> String {
-        let id = SegmentId { key_hash: self.hash, sequence };
-        id.file_name(&label(self.key().unwrap_or_default()))
+        self.id(sequence).file_name(&label(self.key().unwrap_or_default()))
     }
 }

@@ -11,9 +11,9 @@ pub use read::Keys;
 
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
-use crate::fs::{Dir, Lock, OsDir, len_u64};
+use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
 use crate::options::WalOptions;
-use crate::recovery::{self, LOCK_NAME, Opened};
+use crate::recovery::{self, Opened};
 use crate::report::{KeyStats, RecoveryReport, Stats};
 use crate::retention::ClockGuard;
 use crate::store::{META_NAME, Store};

@@ -12,7 +12,7 @@ use fs2::FileExt as _;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, File, Lock, OpenMode};
+use super::{Dir, File, LOCK_NAME, Lock, OpenMode};
 use crate::format::mix;
 
 /// A directory held open by descriptor: renaming it while it is in use changes nothing.
@@ -71,8 +71,7 @@ impl Dir for OsDir {
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        const NAME: &str = "LOCK";
-        let file = self.open_file(NAME, OFlags::RDWR | OFlags::CREATE)?;
+        let file = self.open_file(LOCK_NAME, OFlags::RDWR | OFlags::CREATE)?;
         match file.try_lock_exclusive() {
             Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
                 return Err(io::ErrorKind::WouldBlock.into());
@@ -81,9 +80,9 @@ impl Dir for OsDir {
         }
         // Whoever removed the file and made it anew holds a lock on another inode.
         let held = rustix::fs::fstat(&file)?;
-        let named = rustix::fs::statat(&self.dir, NAME, AtFlags::SYMLINK_NOFOLLOW)?;
+        let named = rustix::fs::statat(&self.dir, LOCK_NAME, AtFlags::SYMLINK_NOFOLLOW)?;
         if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) {
-            Ok(Box::new(OsLock { _file: file }))
+            Ok(Box::new(OsLock { file, process: std::process::id() }))
         } else {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -133,12 +132,24 @@ fn boot() -> u64 {
     id.iter().fold(0, |word, byte| mix(word ^ u64::from(*byte)))
 }
 
+/// Unlocked by name when it is dropped: closing the file is not enough while a child that another thread
+/// has just forked, and that has yet to `exec`, holds a copy of the descriptor.
 #[derive(Debug)]
 struct OsLock {
-    _file: std::fs::File,
+    file: std::fs::File,
+    process: u32,
 }
 
 impl Lock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // A forked child's copy is the parent's lock.
+        if self.process == std::process::id() {
+            let _ = fs2::FileExt::unlock(&self.file);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct OsFile(std::fs::File);

@@ -9,7 +9,7 @@ use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
 use crate::report::count;
 use crate::retention;
-use crate::segment::{Extent, Segment, SegmentId};
+use crate::segment::{Extent, Segment};
 use crate::store::{Past, Store};
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
@@ -129,7 +129,7 @@ impl Stream {
             Phase::HalfRemoved => return Err(self.half_removed(store, writer)),
             Phase::Empty => {}
             Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => {
-                let segment = self.segment_to_append(store)?;
+                let segment = self.segment_to_append(store, writer)?;
                 if segment.is_poisoned() {
                     return Err(segment.poisoned());
                 }
@@ -220,7 +220,7 @@ impl Stream {
             Phase::HalfRemoved => return Ok(false),
             Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
         }
-        let mut segment = self.segment_to_append(store)?;
+        let mut segment = self.segment_to_append(store, writer)?;
         match writer.phase {
             Phase::Stale | Phase::Ended { sealed: true } => {
                 return self.seal(store, writer, &segment).map(|()| true);
@@ -269,6 +269,7 @@ impl Stream {
             self.tail.store(extent);
             store.files.insert_writable(&segment);
         }
+        writer.newest = sequence;
         writer.phase = Phase::Active { marked: false };
         writer.last_ms = created_ms;
         count(&store.counters.created_segments, 1);
@@ -284,6 +285,7 @@ impl Stream {
         writer: &mut Writer,
         fill_in: impl Fn(FileHeader) -> FileHeader,
     ) -> Result<Segment> {
+        store.check_process()?;
         loop {
             let floor = store.meta().state().floor;
             let sequence = writer.highest.max(floor).checked_add(1).filter(|n| *n <= MAX_SEQUENCE);
@@ -318,10 +320,6 @@ impl Stream {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    pub(crate) fn id(&self, sequence: u32) -> SegmentId {
-        SegmentId { key_hash: self.hash, sequence }
     }
 }
 

@@ -23,6 +23,12 @@ impl Stream {
                 return Ok(Some((chain, newest)));
             }
             let chain = Arc::new(self.link(store, sealed, &newest)?);
+            if !chain.unused.is_empty() {
+                // They are no part of the stream, and no reference leads to them.
+                let mut catalog = self.catalog();
+                chain.unused.iter().for_each(|sequence| catalog.remove(*sequence));
+                continue;
+            }
             // A lost segment may be put back by hand, so only sound chains are remembered.
             if chain.nodes.iter().all(|node| matches!(node, Node::Present(_))) {
                 store.chains.put(self.hash, sequences, &chain);
@@ -37,8 +43,13 @@ impl Stream {
         let mut previous_sequence = newest.previous_sequence;
         let mut first_index = newest.base_index;
         while let Some((sequence, rest)) = older.split_last() {
+            if previous_sequence != 0 && previous_sequence < *sequence {
+                chain.unused.push(*sequence);
+                older = rest;
+                continue;
+            }
             if previous_sequence == 0
-                || (previous_sequence != *sequence && self.were_dropped(store, older))
+                || (previous_sequence > *sequence && self.were_dropped(store, older))
             {
                 chain.leftovers = older.to_vec();
                 break;

@@ -95,15 +95,25 @@ impl Stream {
         }
         self.ensure_loaded(store)?;
         let Some(oldest) = self.sequences().first().copied() else { return Ok(None) };
-        let segment = match self.segment(store, oldest) {
+        let expiration_ms = match self.segment(store, oldest) {
+            Ok(segment) => segment.expiration_ms,
             Err(WalError::Expired) => return Ok(None), // somebody else is at it
-            result => result?,
+            // Perhaps not part of the row at all.
+            Err(WalError::Corrupted { .. }) => match self.chain(store)? {
+                Some((chain, newest)) => match chain.nodes.first() {
+                    Some(Node::Present(present)) => present.expiration_ms,
+                    Some(Node::Lost(lost)) => return Err(lost.error()),
+                    None => newest.expiration_ms,
+                },
+                None => return Ok(None),
+            },
+            Err(error) => return Err(error),
         };
         let mut catalog = self.catalog();
         if catalog.sequences.first() == Some(&oldest) {
-            catalog.oldest_expiration_ms = segment.expiration_ms;
+            catalog.oldest_expiration_ms = expiration_ms;
         }
-        Ok(Some(segment.expiration_ms))
+        Ok(Some(expiration_ms))
     }
 
     /// Unlinks segments. The names survive, or come back, until the directory is synced.

@@ -6,7 +6,7 @@ use crate::format::{FileHeader, FrameHeader, label};
 use crate::fs::read_full;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan};
-use crate::segment::{Extent, OpenError, Segment, SegmentId};
+use crate::segment::{Extent, OpenError, Segment};
 use crate::store::{LostTail, Past, Store};
 
 /// What loading one stream found.
@@ -46,7 +46,7 @@ impl Stream {
         };
         let distrust = store.past != Past::Clean;
         while let Some(sequence) = sequences.last().copied() {
-            let id = SegmentId { key_hash: self.hash, sequence };
+            let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
             match Segment::open(&*store.dir, id, &label, store.directory_id, distrust) {
                 Ok((segment, header)) => {
@@ -116,6 +116,7 @@ impl Stream {
             TailState::Open => Phase::Active { marked: false },
             TailState::Marked => Phase::Active { marked: true },
         };
+        let newest = segment.id.sequence;
         let last_ms = segment.created_ms.saturating_add(u64::from(tail.timestamp));
         let extent = Extent { end: tail.end, count: tail.count };
         let segment = segment.admit(extent, store.latest_name_change());
@@ -129,6 +130,7 @@ impl Stream {
         self.tail.store(extent);
         store.files.insert_readable(&segment.into());
         drop(catalog);
+        writer.newest = newest;
         writer.phase = phase;
         writer.last_ms = last_ms;
         self.owner.get_or_init(|| Some(header.key));

@@ -93,7 +93,14 @@ impl Wal {
         match self.streams.by_hash(reference.key_hash) {
             Some(stream) => {
                 stream.ensure_loaded(&self.store)?;
-                stream.segment(&self.store, sequence)
+                match stream.segment(&self.store, sequence) {
+                    // Perhaps a number that was never used: putting the row together finds out.
+                    Err(WalError::Corrupted { .. }) => {
+                        stream.chain(&self.store)?;
+                        stream.segment(&self.store, sequence)
+                    }
+                    result => result,
+                }
             }
             // Only numbers up to the floor can have belonged to a key that was removed.
             None if sequence <= self.store.meta().state().floor => Err(WalError::Expired),

@@ -1,0 +1,536 @@
+//! The log, the model, and the operations on both.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keywal::fs::sim::SimDir;
+use keywal::{ClockTrouble, Durability, Entry, EntryRef, ManualClock, Wal, WalError, WalOptions};
+
+use crate::common::oracle::index;
+use crate::common::{COLLIDING, Check, EPOCH_MS, content, header};
+use crate::ensure;
+
+#[path = "reading.rs"]
+mod reading;
+
+pub const KEYS: [&[u8]; 5] = [b"", b"\x00\xff\n../a", COLLIDING[0], COLLIDING[1], b"topic-7"];
+
+/// The options of a case, as small numbers that shrink to the plainest.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub retention_ms: u64,
+    pub segments: u32,
+    pub max_segment_bytes: u64,
+    pub max_open_files: usize,
+    pub preallocate_bytes: u64,
+}
+
+impl From<(u8, u8, u8, u8, u8)> for Limits {
+    fn from((retention, segments, bytes, files, preallocate): (u8, u8, u8, u8, u8)) -> Self {
+        let max_segment_bytes = [1 << 20, 4096, 5000, 16 << 10][usize::from(bytes)];
+        Self {
+            retention_ms: [1000, 10, 60_000, 600_000][usize::from(retention)],
+            segments: [4, 1, 10][usize::from(segments)],
+            max_segment_bytes,
+            max_open_files: [512, 1, 2, 3][usize::from(files)],
+            preallocate_bytes: [0, 1, max_segment_bytes / 2][usize::from(preallocate)],
+        }
+    }
+}
+
+/// An operation as four numbers, which shrink to 0: an append.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw {
+    kind: u8,
+    key: usize,
+    a: u16,
+    b: u16,
+}
+
+impl From<(u8, u8, u16, u16)> for Raw {
+    fn from((kind, key, a, b): (u8, u8, u16, u16)) -> Self {
+        Self { kind, key: usize::from(key), a, b }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Op {
+    Append { key: usize, size: u16, disk: bool },
+    LogEntry { key: usize, size: u16 },
+    Batch { key: usize, entries: u16, size: u16, disk: bool },
+    AppendIf { key: usize, off: u16, size: u16 },
+    Sync,
+    SyncKey { key: usize },
+    ReadRefs { pick: u16 },
+    MadeUpRef { pick: u16, tweak: u16 },
+    Get { key: usize, pick: u16 },
+    Range { key: usize, from: u16, to: u16 },
+    TimeRange { key: usize, from: u16, to: u16 },
+    LastN { key: usize, n: u16, turns: u16 },
+    BothEnds { key: usize, turns: u16 },
+    CheckKey { key: usize },
+    CheckAll,
+    Advance { how: u16, n: u16 },
+    StepBack { how: u16 },
+    JumpAhead { how: u16 },
+    Compact,
+    Truncate { key: usize, pick: u16 },
+    Remove { key: usize },
+    Shutdown,
+    Kill,
+    DropAndReopen,
+}
+
+impl Raw {
+    pub fn decode(self) -> Op {
+        let Self { kind, key, a, b } = self;
+        match kind {
+            0..=21 => Op::Append { key, size: a, disk: b % 4 == 1 },
+            22..=23 => Op::LogEntry { key, size: a },
+            24..=29 => Op::Batch { key, entries: b / 2 % 5, size: a, disk: b % 2 == 1 },
+            30..=32 => Op::AppendIf { key, off: b % 3, size: a },
+            33 => Op::Sync,
+            34 => Op::SyncKey { key },
+            35..=38 => Op::ReadRefs { pick: a },
+            39..=42 => Op::MadeUpRef { pick: a, tweak: b },
+            43..=45 => Op::Get { key, pick: a },
+            46..=48 => Op::Range { key, from: a, to: b },
+            49..=51 => Op::TimeRange { key, from: a, to: b },
+            52..=53 => Op::LastN { key, n: a, turns: b },
+            54..=56 => Op::BothEnds { key, turns: a },
+            57..=59 => Op::CheckKey { key },
+            60 => Op::CheckAll,
+            61..=70 => Op::Advance { how: a, n: b },
+            71 => Op::StepBack { how: a },
+            72 => Op::JumpAhead { how: a },
+            73..=79 => Op::Compact,
+            80..=83 => Op::Truncate { key, pick: a },
+            84..=86 => Op::Remove { key },
+            87..=91 => Op::Shutdown,
+            92..=96 => Op::Kill,
+            _ => Op::DropAndReopen,
+        }
+    }
+}
+
+/// An entry the model holds, with the number of the call that appended it.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub entry: Entry,
+    pub call: u64,
+}
+
+/// One key.
+#[derive(Debug, Clone, Default)]
+pub struct KeyModel {
+    /// There is at least one segment, maybe an empty one.
+    pub exists: bool,
+    pub life: u32,
+    /// From index `first` on.
+    pub kept: Vec<Kept>,
+    pub first: u64,
+}
+
+impl KeyModel {
+    pub fn next(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    /// Everything before this index has been dropped.
+    fn drop_before(&mut self, first: u64) -> u64 {
+        let dropped = first - self.first;
+        self.kept.drain(..index(dropped));
+        self.first = first;
+        dropped
+    }
+}
+
+/// A reference that was returned.
+#[derive(Debug, Clone, Copy)]
+pub struct Handle {
+    pub reference: EntryRef,
+    pub key: usize,
+    pub life: u32,
+    pub index: u64,
+}
+
+/// What `compact` remembers of the clocks.
+#[derive(Debug, Clone, Copy)]
+struct Guard {
+    now_ms: u64,
+    monotonic_ms: u64,
+    jumped: bool,
+}
+
+const TOLERATED_JUMP_MS: u64 = 60_000;
+
+pub struct World {
+    pub limits: Limits,
+    pub sim: SimDir,
+    pub clock: Arc<ManualClock>,
+    pub wal: Option<Wal>,
+    pub keys: Vec<KeyModel>,
+    pub handles: Vec<Handle>,
+    guard: Guard,
+    serial: u64,
+    pub appended: u64,
+    pub reopened: u64,
+    pub dropped: u64,
+    pub refs_read: u64,
+}
+
+fn text(what: &str, error: &WalError) -> String {
+    format!("{what}: {error}: {error:?}")
+}
+
+impl World {
+    pub fn new(limits: Limits) -> Check<Self> {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(EPOCH_MS));
+        let mut world = Self {
+            limits,
+            sim,
+            clock,
+            wal: None,
+            keys: vec![KeyModel::default(); KEYS.len()],
+            handles: Vec::new(),
+            guard: Guard { now_ms: 0, monotonic_ms: 0, jumped: false },
+            serial: 0,
+            appended: 0,
+            reopened: 0,
+            dropped: 0,
+            refs_read: 0,
+        };
+        world.open()?;
+        Ok(world)
+    }
+
+    pub fn wal(&self) -> &Wal {
+        self.wal.as_ref().expect("open between operations")
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        keywal::Clock::now_ms(&*self.clock)
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        keywal::Clock::monotonic_ms(&*self.clock)
+    }
+
+    fn window_ms(&self) -> u64 {
+        self.limits.retention_ms / u64::from(self.limits.segments)
+    }
+
+    fn max_entry_bytes(&self) -> u64 {
+        self.limits.max_segment_bytes.min(8192)
+    }
+
+    fn open(&mut self) -> Check {
+        let limits = self.limits;
+        let options = WalOptions::with_retention(Duration::from_millis(limits.retention_ms))
+            .segments_per_retention_period(limits.segments)
+            .max_segment_bytes(limits.max_segment_bytes)
+            .max_entry_bytes(self.max_entry_bytes())
+            .max_open_files(limits.max_open_files)
+            .preallocate_bytes(limits.preallocate_bytes)
+            .clock(self.clock.clone());
+        let wal = Wal::open_in(Arc::new(self.sim.clone()), options)
+            .map_err(|error| text("open", &error))?;
+        let report = wal.recovery_report();
+        ensure!(report.damaged.is_empty(), "false damage: {:?}", report.damaged);
+        ensure!(report.torn.is_empty(), "torn without a crash: {:?}", report.torn);
+        ensure!(report.ignored.is_empty(), "ignored without a crash: {:?}", report.ignored);
+        self.wal = Some(wal);
+        self.guard =
+            Guard { now_ms: self.now_ms(), monotonic_ms: self.monotonic_ms(), jumped: false };
+        Ok(())
+    }
+
+    pub fn apply(&mut self, op: Op) -> Check {
+        match op {
+            Op::Append { key, size, disk } => self.append(key, size, disk.into(), Call::Append),
+            Op::LogEntry { key, size } => self.append(key, size, Durability::Disk, Call::LogEntry),
+            Op::AppendIf { key, off, size } => {
+                self.append(key, size, Durability::Os, Call::If(u64::from(off)))
+            }
+            Op::Batch { key, entries, size, disk } => self.batch(key, entries, size, disk),
+            Op::Sync => self.wal().sync().map_err(|error| text("sync", &error)),
+            Op::SyncKey { key } => {
+                self.wal().sync_key(KEYS[key]).map_err(|error| text("sync_key", &error))
+            }
+            Op::ReadRefs { pick } => self.read_refs(pick),
+            Op::MadeUpRef { pick, tweak } => self.made_up_ref(pick, tweak),
+            Op::Get { key, pick } => self.get(key, pick),
+            Op::Range { key, from, to } => self.range(key, from, to),
+            Op::TimeRange { key, from, to } => self.time_range(key, from, to),
+            Op::LastN { key, n, turns } => self.last_n(key, n, turns),
+            Op::BothEnds { key, turns } => self.both_ends(key, turns),
+            Op::CheckKey { key } => self.check_key(key),
+            Op::CheckAll => self.check_all(),
+            Op::Advance { how, n } => {
+                self.advance(how, n);
+                Ok(())
+            }
+            Op::StepBack { how } => {
+                let by = [1, self.window_ms(), self.limits.retention_ms, EPOCH_MS];
+                self.clock.set(self.now_ms().saturating_sub(by[usize::from(how % 4)]));
+                Ok(())
+            }
+            Op::JumpAhead { how } => {
+                let by = [1, TOLERATED_JUMP_MS, TOLERATED_JUMP_MS + 1, 86_400_000];
+                self.clock.set(self.now_ms() + by[usize::from(how % 4)]);
+                Ok(())
+            }
+            Op::Compact => self.compact(),
+            Op::Truncate { key, pick } => self.truncate(key, pick),
+            Op::Remove { key } => self.remove(key),
+            Op::Shutdown => {
+                self.wal().shutdown().map_err(|error| text("shutdown", &error))?;
+                let closed = self.wal().append_entry("", None, "", false);
+                ensure!(matches!(closed, Err(WalError::Closed)), "open after shutdown: {closed:?}");
+                self.reopen(true)
+            }
+            Op::DropAndReopen => self.reopen(false),
+            Op::Kill => {
+                let sim = self.sim.after_kill();
+                self.wal = None;
+                self.sim = sim;
+                self.reopen(false)
+            }
+        }
+    }
+
+    fn reopen(&mut self, clean: bool) -> Check {
+        self.wal = None;
+        self.open()?;
+        self.reopened += 1;
+        let report = self.wal().recovery_report();
+        ensure!(report.clean == clean, "clean: {}, should be {clean}", report.clean);
+        ensure!(!report.power_lost, "power lost without a power cut");
+        let existing = self.keys.iter().filter(|key| key.exists).count() as u64;
+        // After a clean shutdown, what is left of removed keys has not been looked at.
+        let removed = self.keys.iter().filter(|key| !key.exists && key.life > 0).count() as u64;
+        let keys = existing..=existing + if clean { removed } else { 0 };
+        ensure!(keys.contains(&report.keys), "{} keys, should be {keys:?}", report.keys);
+        Ok(())
+    }
+
+    fn advance(&mut self, how: u16, n: u16) {
+        let (window, retention) = (self.window_ms(), self.limits.retention_ms);
+        let by = match how % 6 {
+            0 => u64::from(n % 10),
+            1 => window / 3,
+            2 => window,
+            3 => retention,
+            4 => retention + window,
+            _ => u64::from(n) % (retention + window + 1),
+        };
+        self.clock.advance(Duration::from_millis(by));
+    }
+
+    // ---- appending ----
+
+    fn payload(&mut self, size: u16) -> (Option<Bytes>, Bytes) {
+        self.serial += 1;
+        let sizes = [0, 1, 17, 100, 450, 1500, 3000, 9000];
+        let bytes = sizes[usize::from(size % 8)] + usize::from(size / 8 % 32);
+        (header(self.serial), content(self.serial, bytes))
+    }
+
+    /// What the next entry's timestamp has to be.
+    fn timestamp(&self, key: usize) -> Check<u64> {
+        let last = self.keys[key].kept.last().map_or(0, |kept| kept.entry.timestamp_ms);
+        // An empty segment remembers the time of its creation.
+        let stats = self.wal().key_stats(KEYS[key]).map_err(|error| text("key_stats", &error))?;
+        Ok(self.now_ms().max(last).max(stats.newest_ms))
+    }
+
+    fn append(&mut self, key: usize, size: u16, durability: Durability, call: Call) -> Check {
+        let (header, content) = self.payload(size);
+        let timestamp_ms = self.timestamp(key)?;
+        let (name, next) = (KEYS[key], self.keys[key].next());
+        let wal = self.wal();
+        let result = match call {
+            Call::Append => wal.append_entry(name, header.clone(), &content, durability),
+            Call::LogEntry => wal.log_entry(name, header.clone(), &content),
+            Call::If(off) => wal.append_if(name, next + off, header.clone(), &content, durability),
+        };
+        if payload_bytes(&header, &content) > self.max_entry_bytes() {
+            return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
+        }
+        match call {
+            Call::If(off) if off != 0 => {
+                let conflict = |error: &WalError| {
+                    matches!(error, WalError::Conflict { expected, actual }
+                        if *actual == next && *expected == next + off)
+                };
+                refused(result, conflict)
+            }
+            _ => {
+                let reference = result.map_err(|error| text("append", &error))?;
+                self.take(key, timestamp_ms, vec![(reference, header, content)]);
+                Ok(())
+            }
+        }
+    }
+
+    fn batch(&mut self, key: usize, entries: u16, size: u16, disk: bool) -> Check {
+        let payloads: Vec<_> =
+            (0..entries).map(|n| self.payload(size.wrapping_add(n * 3))).collect();
+        let timestamp_ms = self.timestamp(key)?;
+        let result = self.wal().append_batch(KEYS[key], payloads.clone(), disk);
+        let too_large = payloads.iter().any(|(h, c)| payload_bytes(h, c) > self.max_entry_bytes());
+        let frames: u64 = payloads.iter().map(|(h, c)| payload_bytes(h, c) + 32).sum();
+        if too_large || (payloads.len() > 1 && frames > self.limits.max_segment_bytes) {
+            return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
+        }
+        let refs = result.map_err(|error| text("append_batch", &error))?;
+        ensure!(refs.len() == payloads.len(), "{} references", refs.len());
+        let new = refs.into_iter().zip(payloads).map(|(r, (h, c))| (r, h, c)).collect();
+        self.take(key, timestamp_ms, new);
+        Ok(())
+    }
+
+    fn take(&mut self, key: usize, timestamp_ms: u64, new: Vec<(EntryRef, Option<Bytes>, Bytes)>) {
+        self.serial += 1;
+        let model = &mut self.keys[key];
+        for (reference, header, content) in new {
+            let index = model.next();
+            let entry = Entry { reference, index, timestamp_ms, header, content };
+            self.handles.push(Handle { reference, key, life: model.life, index });
+            model.kept.push(Kept { entry, call: self.serial });
+            model.exists = true;
+            self.appended += 1;
+        }
+    }
+
+    // ---- dropping ----
+
+    fn truncate(&mut self, key: usize, pick: u16) -> Check {
+        let (first, next) = (self.keys[key].first, self.keys[key].next());
+        let at = match pick % 4 {
+            0 => next,
+            1 => next + 5,
+            _ => first + u64::from(pick / 4) % (next - first + 1),
+        };
+        let segments = self.wal().segments(KEYS[key]).map_err(|error| text("segments", &error))?;
+        let report = self
+            .wal()
+            .truncate_before(KEYS[key], at)
+            .map_err(|error| text("truncate_before", &error))?;
+        // The first segment that has an entry from `at` on is kept whole, and those behind it.
+        let kept = segments.iter().find(|segment| segment.next_index > at);
+        let first = kept.map_or(next, |segment| segment.first_index).max(first);
+        let dropped = self.keys[key].drop_before(first);
+        self.dropped += dropped;
+        ensure!(report.dropped_entries == dropped, "{report:?}, should have dropped {dropped}");
+        ensure!(report.failures.is_empty(), "failures: {report:?}");
+        self.check_key(key)
+    }
+
+    fn remove(&mut self, key: usize) -> Check {
+        self.wal().remove_key(KEYS[key]).map_err(|error| text("remove_key", &error))?;
+        let model = &mut self.keys[key];
+        *model = KeyModel { life: model.life + 1, ..KeyModel::default() };
+        self.check_key(key)
+    }
+
+    /// Why compaction has to refuse, if it has to.
+    fn trouble(&mut self) -> Option<ClockTrouble> {
+        let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
+        let guard = &mut self.guard;
+        let expected = guard.now_ms + (monotonic_ms - guard.monotonic_ms);
+        guard.jumped |= now_ms > expected + TOLERATED_JUMP_MS;
+        if guard.jumped {
+            return Some(ClockTrouble::JumpedAhead);
+        }
+        if now_ms < guard.now_ms {
+            return Some(ClockTrouble::WentBack);
+        }
+        (guard.now_ms, guard.monotonic_ms) = (now_ms, monotonic_ms);
+        None
+    }
+
+    fn compact(&mut self) -> Check {
+        let segments: Vec<Vec<_>> = KEYS
+            .iter()
+            .map(|key| self.wal().segments(key))
+            .collect::<Result<_, _>>()
+            .map_err(|error| text("segments", &error))?;
+        let report = self.wal().compact().map_err(|error| text("compact", &error))?;
+        let trouble = self.trouble();
+        ensure!(report.refused == trouble, "refused: {:?}, should be {trouble:?}", report.refused);
+        ensure!(report.failures.is_empty(), "failures: {report:?}");
+        let (now_ms, retention_ms) = (self.now_ms(), self.limits.retention_ms);
+        let through_ms = now_ms.checked_sub(retention_ms).filter(|_| trouble.is_none());
+        let mut all_dropped = 0;
+        for (key, segments) in segments.iter().enumerate() {
+            let next = self.keys[key].next();
+            let future = segments.last().is_some_and(|newest| now_ms < newest.created_ms);
+            let expired = |expiration_ms| {
+                !future && through_ms.is_some_and(|through_ms| expiration_ms <= through_ms)
+            };
+            let kept = segments.iter().find(|segment| !expired(segment.expiration_ms));
+            let first = kept.map_or(next, |segment| segment.first_index);
+            // The contract, whatever the segments: nobody goes early, nobody stays late.
+            let (old, young) = self.keys[key].kept.split_at(index(first - self.keys[key].first));
+            for kept in old {
+                let age = now_ms.saturating_sub(kept.entry.timestamp_ms);
+                ensure!(age >= retention_ms, "entry of {age} ms would be dropped");
+            }
+            let window_ms = self.window_ms();
+            for kept in young.iter().filter(|_| trouble.is_none() && !future) {
+                let age = now_ms.saturating_sub(kept.entry.timestamp_ms);
+                ensure!(age < retention_ms + window_ms, "entry of {age} ms would be kept");
+            }
+            all_dropped += self.keys[key].drop_before(first);
+            self.check_key(key)?;
+        }
+        self.dropped += all_dropped;
+        let counted = report.dropped_entries;
+        ensure!(counted == all_dropped, "{counted} entries dropped, should be {all_dropped}");
+        Ok(())
+    }
+
+    /// Keys, counters, and every key.
+    pub fn check_all(&mut self) -> Check {
+        let listed = self.wal().enumerate_keys().map_err(|error| text("enumerate_keys", &error))?;
+        let (names, unreadable) = (listed.len(), listed.unreadable());
+        ensure!(unreadable == 0, "{unreadable} unreadable keys");
+        let listed: BTreeSet<Vec<u8>> = listed.map(|key| key.as_bytes().to_vec()).collect();
+        let existing = KEYS.iter().zip(&self.keys).filter(|(_, model)| model.exists);
+        let existing: BTreeSet<Vec<u8>> = existing.map(|(key, _)| key.to_vec()).collect();
+        ensure!(names == listed.len() && listed == existing, "{listed:?}, should be {existing:?}");
+        let stats = self.wal().stats();
+        ensure!(stats.keys == names as u64, "{} keys in stats, should be {names}", stats.keys);
+        let active = self.wal().active_segment_count();
+        ensure!(active == names, "{active} active segments, should be {names}");
+        (0..KEYS.len()).try_for_each(|key| self.check_key(key))?;
+        self.read_all_refs()?;
+        // The one that was sealed last may still be open.
+        let (open, limit) = (self.wal().stats().open_files, self.limits.max_open_files as u64 + 1);
+        ensure!(open <= limit, "{open} open files, the limit is {limit}");
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    Append,
+    LogEntry,
+    If(u64),
+}
+
+fn payload_bytes(header: &Option<Bytes>, content: &Bytes) -> u64 {
+    (header.as_ref().map_or(0, Bytes::len) + content.len()) as u64
+}
+
+fn refused<T>(result: Result<T, WalError>, expected: impl Fn(&WalError) -> bool) -> Check {
+    match result {
+        Err(error) if expected(&error) => Ok(()),
+        Err(error) => Err(text("refused for another reason", &error)),
+        Ok(_) => Err("not refused".into()),
+    }
+}
