@@ -26,6 +26,9 @@ use common::{Bench, count, each, each_in_threads, key, nanos, options, p999};
 const FRAME_HEADER_BYTES: usize = 32;
 static CONTENT: [u8; 1024] = [7; 1024];
 const BATCH: usize = 100;
+/// Of the workloads that never wait. A round of theirs takes less than a millisecond, so that most
+/// rounds are not interrupted even on a busy machine.
+const ROUNDS: usize = 200;
 
 type Group = fn(&Bench);
 
@@ -72,11 +75,11 @@ fn append(bench: &Bench) {
 
     let (wal, frames) = (bench.wal(), frame.repeat(BATCH));
     let mut file = Growing::create(&bench.dir().join("floor"));
-    let n = bench.scale(100);
+    let n = bench.scale(20);
     bench.compare(
         "batch of 100 x 100 B `Os`, an entry",
         None,
-        60,
+        ROUNDS,
         || each(n, |_| append_batch(&wal, "k", 100, false)) / count(BATCH),
         || each(n, |_| file.write(&frames)) / count(BATCH),
     );
@@ -86,11 +89,11 @@ fn append_os(bench: &Bench, size: &str, keys: usize, bytes: usize) {
     let (wal, frame, dir) = (bench.wal(), frame(bytes), bench.dir());
     let names: Vec<String> = (0..keys).map(key).collect();
     let mut files: Vec<_> = names.iter().map(|name| Growing::create(&dir.join(name))).collect();
-    let n = bench.scale(2000).max(2 * keys);
+    let n = bench.scale(500).max(keys);
     bench.compare(
         &format!("append `Os` {size}, {}", plural(keys, "key")),
         Some(1.3),
-        60,
+        ROUNDS,
         || each(n, |i| append_one(&wal, &names[i % keys], bytes, false)),
         || each(n, |i| files[i % keys].write(&frame)),
     );
@@ -213,7 +216,7 @@ impl Readable {
         bench.compare(
             name,
             target,
-            60,
+            if threads == 1 { ROUNDS } else { ROUNDS / 4 },
             || {
                 subjects += 1;
                 each_in_threads(threads, n, |thread, i| {
@@ -235,7 +238,7 @@ impl Readable {
 }
 
 fn read(bench: &Bench) {
-    let n = bench.scale(5000);
+    let n = bench.scale(500);
     for (size, keys, bytes, entries) in [
         ("100 B", 1, 100, 200_000),
         ("1 KiB", 1, 1024, 50_000),
@@ -247,7 +250,8 @@ fn read(bench: &Bench) {
             data.compare(
                 bench,
                 (&format!("read by ref {what}, {}", plural(threads, "thread")), Some(1.4)),
-                (threads, n),
+                // Starting a thread takes as long as a hundred reads.
+                (threads, if threads == 1 { n } else { 10 * n }),
                 |wal, reference| drop(black_box(wal.read_entry_at(reference).expect("read"))),
                 |file, offset, buffer| {
                     drop(black_box(floor::read_entry(file, offset, buffer, FRAME_HEADER_BYTES)));
@@ -273,7 +277,7 @@ fn read(bench: &Bench) {
     data.compare(
         bench,
         ("`get` by index in a segment of 64 MiB; floor: one read", None),
-        (1, bench.scale(300)),
+        (1, bench.scale(30)),
         |wal, reference| {
             let index = reference.offset.wrapping_mul(0x9e37_79b9) % entries as u64;
             black_box(wal.get(key(0), index).expect("read"));

@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use self::cursor::{Backward, Cursor, SINGLE_READ_BYTES, seek_index};
 use crate::chains::{Chain, Node, Present};
-use crate::entry::Entry;
+use crate::entry::{Entry, EntrySlice};
 use crate::error::{Result, WalError};
 use crate::format::FrameHeader;
 use crate::report::count;
-use crate::scan::{self, seek};
+use crate::scan::{self, Frame, seek};
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::stream::Stream;
@@ -22,9 +22,10 @@ pub(crate) use self::cursor::entry_in;
 
 /// The entries of one key, oldest first; see [`Wal::entries`](crate::Wal::entries).
 ///
-/// The iterator shows the entries that existed when it was made. It reads 64 KiB at a time and keeps
-/// no more than that, whatever the key holds. An entry it returned shares the chunk it was read
-/// with: copy what you keep for long.
+/// The iterator shows the entries that existed when it was made. It reads 64 KiB at a time, or an entry
+/// where that is longer, and keeps no more, whatever the key holds; backwards it keeps the entries of one
+/// such chunk in hand. An entry it returned shares the chunk it was read with: copy what you keep for
+/// long.
 ///
 /// Damage shows as one [`Corrupted`](WalError::Corrupted) error for each damaged span that held entries
 /// of the range; the next call goes on behind it. Segments that retention drops while the iterator is
@@ -50,6 +51,8 @@ pub struct Entries<'a> {
     back: Option<Backward>,
     /// The end of the newest segment is damaged, and that was not reported yet.
     lost_tail: Option<WalError>,
+    /// Entries returned, counted once for all at the end.
+    read: u64,
 }
 
 impl<'a> Entries<'a> {
@@ -82,6 +85,7 @@ impl<'a> Entries<'a> {
             front: None,
             back: None,
             lost_tail,
+            read: 0,
         })
     }
 
@@ -160,9 +164,11 @@ impl<'a> Entries<'a> {
                 seek(segment.file(), segment.seed, segment.frames_start, present.end, before)
                     .map_err(|source| segment.io_error("read an entry", source))?;
             let mut cursor = Cursor::new(segment, &present, start, 0, SINGLE_READ_BYTES);
-            while let Some(result) = cursor.next(self.store) {
+            while let Some(result) = cursor.next(self.store.options.max_entry_bytes) {
                 match result {
-                    Ok(entry) if entry.timestamp_ms >= time_ms => return Ok(entry.index),
+                    Ok(frame) if u64::from(frame.header.timestamp) >= since => {
+                        return Ok(cursor.index(&frame));
+                    }
                     Ok(_) | Err(WalError::Corrupted { .. } | WalError::TooLarge { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -173,22 +179,19 @@ impl<'a> Entries<'a> {
     }
 
     /// The next thing the front finds, up to `self.to`.
-    fn next_front(&mut self) -> Option<Result<Entry>> {
+    fn next_front(&mut self) -> Option<Result<Frame>> {
         loop {
             if let Some(cursor) = &mut self.front {
                 if self.from >= self.to {
                     return None;
                 }
-                match cursor.next(self.store) {
-                    Some(Ok(entry)) if entry.index >= self.to => {
+                match cursor.next(self.store.options.max_entry_bytes) {
+                    Some(Ok(frame)) if cursor.index(&frame) >= self.to => {
                         self.from = self.to;
                         return None;
                     }
                     Some(result) => {
-                        match &result {
-                            Ok(entry) => self.from = entry.index.saturating_add(1),
-                            Err(_) => self.from = self.from.max(cursor.reached()),
-                        }
+                        self.from = self.from.max(cursor.reached());
                         return Some(result);
                     }
                     None => {
@@ -272,19 +275,49 @@ impl<'a> Entries<'a> {
     }
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Result<Entry>;
+impl Entries<'_> {
+    /// The next entry, borrowed from the read buffer: what [`next`](Iterator::next) returns, without its
+    /// share in the chunk. The fastest way to read in order.
+    ///
+    /// ```
+    /// # use keywal::{Wal, WalOptions};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::new(dir.path(), WalOptions::default())?;
+    /// # wal.append_entry("count", None, "12345", false)?;
+    /// let mut bytes = 0;
+    /// let mut entries = wal.entries("count")?;
+    /// while let Some(entry) = entries.next_slice() {
+    ///     bytes += entry?.content.len();
+    /// }
+    /// assert_eq!(bytes, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn next_slice(&mut self) -> Option<Result<EntrySlice<'_>>> {
+        match self.next_frame()? {
+            Ok(frame) => self.front.as_ref().map(|cursor| Ok(cursor.borrowed(&frame))),
+            Err(error) => Some(Err(error)),
+        }
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_frame(&mut self) -> Option<Result<Frame>> {
         if let Err(error) = self.store.check_open() {
             self.stop();
             return self.stream.take().map(|_| Err(error));
         }
-        let item = self.next_front().or_else(|| self.lost_tail.take().map(Err));
-        if let Some(Ok(_)) = item {
-            count(&self.store.counters.read_entries, 1);
+        let found = self.next_front().or_else(|| self.lost_tail.take().map(Err));
+        self.read = self.read.saturating_add(u64::from(matches!(found, Some(Ok(_)))));
+        found
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.next_frame()? {
+            Ok(frame) => self.front.as_ref().map(|cursor| Ok(cursor.owned(&frame))),
+            Err(error) => Some(Err(error)),
         }
-        item
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -299,9 +332,7 @@ impl DoubleEndedIterator for Entries<'_> {
             return self.stream.take().map(|_| Err(error));
         }
         let item = self.lost_tail.take().map(Err).or_else(|| self.next_back_inner());
-        if let Some(Ok(_)) = item {
-            count(&self.store.counters.read_entries, 1);
-        }
+        self.read = self.read.saturating_add(u64::from(matches!(item, Some(Ok(_)))));
         item
     }
 }
@@ -314,6 +345,12 @@ impl Entries<'_> {
         self.lost_tail = None;
         self.front = None;
         self.back = None;
+    }
+}
+
+impl Drop for Entries<'_> {
+    fn drop(&mut self) {
+        count(&self.store.counters.read_entries, self.read);
     }
 }
 

@@ -78,12 +78,14 @@ pub struct WalOptions {
 
     /// Largest entry, header and content together, that is accepted; also the most that a reader
     /// allocates for one entry. Default 16 MiB: far above what logs carry, small enough to hold in
-    /// memory. At least 1, at most `max_segment_bytes`.
+    /// memory. At least 1; where `max_segment_bytes` is less, that counts.
     pub max_entry_bytes: u64,
 
-    /// How many segment files are held open. More: fewer system calls when many keys are in use at
-    /// once. Default 512: half of the usual limit of 1024 descriptors per process. At least 1. A
-    /// thread that reads may hold one more, and files with a failed sync are never closed.
+    /// How many segment files are held open. Default 512: half of the usual limit of 1024 descriptors
+    /// per process. At least 1. With more keys than this being appended to in turn, an append has to
+    /// sync and close the file of another key first, which costs a flush of the device: give as many
+    /// as there are keys in use at once, if the process's limit allows. A thread that reads may hold
+    /// one more, and files with a failed sync are never closed.
     pub max_open_files: usize,
 
     /// Disk space reserved for a segment when it is created. Default 0, nothing: with many keys this
@@ -217,15 +219,12 @@ impl WalOptions {
                 "max_segment_bytes is {given}; give 4096 to {MAX_SEGMENT_BYTES}"
             ));
         }
-        for (name, given, least) in [
-            ("max_entry_bytes", self.max_entry_bytes, 1),
-            ("preallocate_bytes", self.preallocate_bytes, 0),
+        for (name, given, least, most) in [
+            ("max_entry_bytes", self.max_entry_bytes, 1, MAX_SEGMENT_BYTES),
+            ("preallocate_bytes", self.preallocate_bytes, 0, self.max_segment_bytes),
         ] {
-            if !(least..=self.max_segment_bytes).contains(&given) {
-                let most = self.max_segment_bytes;
-                return refuse(format!(
-                    "{name} is {given}; give {least} to max_segment_bytes ({most})"
-                ));
+            if !(least..=most).contains(&given) {
+                return refuse(format!("{name} is {given}; give {least} to {most}"));
             }
         }
         if self.max_open_files == 0 {

@@ -15,7 +15,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::format::{FrameFlags, FrameHeader, SIGNATURE, Seed};
 use crate::fs::{File, read_full};
@@ -39,7 +39,7 @@ pub(crate) struct Damage {
     pub(crate) zeros: bool,
 }
 
-/// A valid frame. The payload is fetched with [`Walk::payload`] while the walk stands behind it.
+/// A valid frame. Its payload is to be had from [`Walk::load`] while the walk stands behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) offset: u32,
@@ -60,8 +60,8 @@ pub(crate) enum Step {
 }
 
 /// Walks the frames between two offsets. `from` must be the start of a frame.
-pub(crate) struct Walk<'a> {
-    file: &'a dyn File,
+#[derive(Debug)]
+pub(crate) struct Walk {
     seed: Seed,
     at: u32,
     limit: u32,
@@ -70,34 +70,20 @@ pub(crate) struct Walk<'a> {
     window_start: u32,
 }
 
-impl<'a> Walk<'a> {
-    pub(crate) fn new(file: &'a dyn File, seed: Seed, from: u32, limit: u32) -> Self {
-        Self {
-            file,
-            seed,
-            at: from,
-            limit,
-            chunk: CHUNK_BYTES,
-            window: Bytes::new(),
-            window_start: from,
-        }
-    }
-
-    /// Goes on with the window of an earlier walk over the same file, and reads `chunk` bytes at a time.
-    pub(crate) fn with_window(mut self, window: Window, chunk: u32) -> Self {
-        self.chunk = chunk;
-        self.window = window.bytes;
-        self.window_start = window.start;
-        self
-    }
-
-    pub(crate) fn into_window(self) -> Window {
-        Window { bytes: self.window, start: self.window_start }
+impl Walk {
+    /// Reads `chunk` bytes at a time, or a frame where that is longer.
+    pub(crate) fn new(seed: Seed, from: u32, limit: u32, chunk: u32) -> Self {
+        Self { seed, at: from, limit, chunk, window: Bytes::new(), window_start: from }
     }
 
     /// Where the next step starts.
     pub(crate) fn position(&self) -> u32 {
         self.at
+    }
+
+    /// Gives up what is left.
+    pub(crate) fn stop(&mut self) {
+        self.at = self.limit;
     }
 
     /// Goes back to a frame this walk has just returned.
@@ -106,45 +92,70 @@ impl<'a> Walk<'a> {
     }
 
     /// The next frame or damaged span; `None` at the limit.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Step>> {
+    pub(crate) fn next(&mut self, file: &dyn File) -> io::Result<Option<Step>> {
+        // Nearly every frame lies in the window whole and is valid.
+        if let Some(frame) = self.next_in_window() {
+            self.at = frame.end();
+            return Ok(Some(Step::Frame(frame)));
+        }
         let at = self.at;
         if at >= self.limit {
             return Ok(None);
         }
-        let Some(header) = self.header_at(at)? else {
-            return self.damage(None).map(Some);
+        let Some(header) = self.header_at(file, at)? else {
+            return self.damage(file, None).map(Some);
         };
         let frame = Frame { offset: at, header };
-        let frame_bytes = header.frame_bytes();
-        if u64::from(at).saturating_add(frame_bytes) > u64::from(self.limit) {
-            return self.damage(Some(header)).map(Some);
+        if u64::from(at).saturating_add(header.frame_bytes()) > u64::from(self.limit) {
+            return self.damage(file, Some(header)).map(Some);
         }
         self.at = frame.end();
-        if self.payload_is_intact(&frame)? {
+        if self.payload_is_intact(file, &frame)? {
             Ok(Some(Step::Frame(frame)))
         } else {
-            Ok(Some(Step::Damage(Damage {
-                from: at,
-                to: self.at,
-                header: Some(header),
-                zeros: false,
-            })))
+            let damage = Damage { from: at, to: self.at, header: Some(header), zeros: false };
+            Ok(Some(Step::Damage(damage)))
         }
     }
 
-    /// Header and content of a frame this walk has just returned, one behind the other.
-    pub(crate) fn payload(&mut self, frame: &Frame) -> io::Result<Bytes> {
-        let from = frame.offset.saturating_add(HEADER);
-        let bytes = to_usize(frame.end().saturating_sub(from));
-        if let Some(range) = self.in_window(from, bytes) {
-            return Ok(self.window.slice(range));
+    fn next_in_window(&self) -> Option<Frame> {
+        let rest = self.window.get(to_usize(self.at.checked_sub(self.window_start)?)..)?;
+        let (head, rest) = rest.split_first_chunk()?;
+        let header = FrameHeader::from_bytes(head, self.seed, self.at).ok()?;
+        let payload = rest.get(..usize::try_from(header.payload_bytes()).ok()?)?;
+        let intact = self.seed.checksum(self.at, &[payload]) == header.payload_checksum;
+        intact.then_some(Frame { offset: self.at, header })
+    }
+
+    /// Makes the payload of a frame this walk has just returned available: it may have been too large to
+    /// be held while it was checked.
+    pub(crate) fn load(&mut self, file: &dyn File, frame: &Frame) -> io::Result<()> {
+        if self.payload(frame).is_some() {
+            return Ok(());
         }
-        let mut payload = BytesMut::zeroed(bytes);
-        let read = read_full(self.file, &mut payload, u64::from(from))?;
+        self.view(file, frame.offset, frame.end().saturating_sub(frame.offset))?;
         // It was all there a moment ago, with the right checksum.
-        let intact = read == bytes
-            && self.seed.checksum(frame.offset, &[&payload]) == frame.header.payload_checksum;
-        if intact { Ok(payload.freeze()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let intact = self.payload(frame).is_some_and(|payload| {
+            self.seed.checksum(frame.offset, &[payload]) == frame.header.payload_checksum
+        });
+        if intact { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Header and content of a loaded frame, one behind the other.
+    pub(crate) fn payload(&self, frame: &Frame) -> Option<&[u8]> {
+        self.window.get(self.payload_range(frame)?)
+    }
+
+    /// As [`Self::payload`]; keeps the window it lies in.
+    pub(crate) fn shared_payload(&self, frame: &Frame) -> Option<Bytes> {
+        let range = self.payload_range(frame)?;
+        (range.end <= self.window.len()).then(|| self.window.slice(range))
+    }
+
+    fn payload_range(&self, frame: &Frame) -> Option<std::ops::Range<usize>> {
+        let from = frame.offset.saturating_add(HEADER).checked_sub(self.window_start)?;
+        let to = frame.end().checked_sub(self.window_start)?;
+        Some(to_usize(from)..to_usize(to))
     }
 
     fn in_window(&self, from: u32, bytes: usize) -> Option<std::ops::Range<usize>> {
@@ -154,15 +165,15 @@ impl<'a> Walk<'a> {
     }
 
     /// Up to `bytes` bytes from `from`, fewer where the limit or the file ends first.
-    fn view(&mut self, from: u32, bytes: u32) -> io::Result<&[u8]> {
+    fn view(&mut self, file: &dyn File, from: u32, bytes: u32) -> io::Result<&[u8]> {
         let wanted = bytes.min(self.limit.saturating_sub(from));
         if self.in_window(from, to_usize(wanted)).is_none() {
-            let fill = self.chunk.max(wanted).min(self.limit.saturating_sub(from));
+            let amount = self.chunk.max(wanted).min(self.limit.saturating_sub(from));
             let window = std::mem::take(&mut self.window);
             // The old window is used again unless somebody kept an entry of it.
             let mut buffer = window.try_into_mut().unwrap_or_default();
-            buffer.resize(to_usize(fill), 0);
-            let read = read_full(self.file, &mut buffer, u64::from(from))?;
+            buffer.resize(to_usize(amount), 0);
+            let read = read_full(file, &mut buffer, u64::from(from))?;
             buffer.truncate(read);
             self.window = buffer.freeze();
             self.window_start = from;
@@ -172,19 +183,19 @@ impl<'a> Walk<'a> {
         Ok(rest.get(..to_usize(wanted)).unwrap_or(rest))
     }
 
-    fn header_at(&mut self, at: u32) -> io::Result<Option<FrameHeader>> {
+    fn header_at(&mut self, file: &dyn File, at: u32) -> io::Result<Option<FrameHeader>> {
         let seed = self.seed;
-        let bytes = self.view(at, HEADER)?.first_chunk();
+        let bytes = self.view(file, at, HEADER)?.first_chunk();
         Ok(bytes.and_then(|bytes| FrameHeader::from_bytes(bytes, seed, at).ok()))
     }
 
-    fn payload_is_intact(&mut self, frame: &Frame) -> io::Result<bool> {
+    fn payload_is_intact(&mut self, file: &dyn File, frame: &Frame) -> io::Result<bool> {
         let (seed, expected) = (self.seed, frame.header.payload_checksum);
         let from = frame.offset.saturating_add(HEADER);
         let bytes = frame.end().saturating_sub(from);
         if bytes <= CHUNK_BYTES.saturating_sub(HEADER) {
             // Filled from the frame's start, so that header and payload are in one window.
-            let whole = self.view(frame.offset, bytes.saturating_add(HEADER))?;
+            let whole = self.view(file, frame.offset, bytes.saturating_add(HEADER))?;
             let payload = whole.get(FrameHeader::BYTES..).unwrap_or_default();
             return Ok(payload.len() == to_usize(bytes)
                 && seed.checksum(frame.offset, &[payload]) == expected);
@@ -192,7 +203,7 @@ impl<'a> Walk<'a> {
         let mut checksum = seed.hasher(frame.offset);
         let mut at = from;
         while at < frame.end() {
-            let piece = self.view(at, CHUNK_BYTES.min(frame.end().saturating_sub(at)))?;
+            let piece = self.view(file, at, CHUNK_BYTES.min(frame.end().saturating_sub(at)))?;
             if piece.is_empty() {
                 return Ok(false);
             }
@@ -202,23 +213,23 @@ impl<'a> Walk<'a> {
         Ok(checksum.finalize() == expected)
     }
 
-    fn damage(&mut self, header: Option<FrameHeader>) -> io::Result<Step> {
+    fn damage(&mut self, file: &dyn File, header: Option<FrameHeader>) -> io::Result<Step> {
         let from = self.at;
-        let zeros = header.is_none() && self.skip_zeros(from)? >= self.limit;
+        let zeros = header.is_none() && self.skip_zeros(file, from)? >= self.limit;
         let found = if zeros {
             None
         } else {
-            next_header(self.file, self.seed, from.saturating_add(1), self.limit)?
+            next_header(file, self.seed, from.saturating_add(1), self.limit)?
         };
         self.at = found.map_or(self.limit, |frame| frame.offset);
         Ok(Step::Damage(Damage { from, to: self.at, header, zeros }))
     }
 
     /// The first offset from `from` on that does not hold a zero, or the limit.
-    fn skip_zeros(&mut self, from: u32) -> io::Result<u32> {
+    fn skip_zeros(&mut self, file: &dyn File, from: u32) -> io::Result<u32> {
         let mut at = from;
         while at < self.limit {
-            let bytes = self.view(at, CHUNK_BYTES)?;
+            let bytes = self.view(file, at, CHUNK_BYTES)?;
             if bytes.is_empty() {
                 break; // shorter than the limit says: what is missing is not data either
             }
@@ -230,13 +241,6 @@ impl<'a> Walk<'a> {
         }
         Ok(self.limit)
     }
-}
-
-/// What a walk has read ahead.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    bytes: Bytes,
-    start: u32,
 }
 
 /// The first valid frame header that starts at `from` or later and ends before `limit`.
@@ -353,8 +357,8 @@ pub(crate) fn scan(
         return Ok(found);
     }
     let mut watermark = 0;
-    let mut walk = Walk::new(file, seed, frames_start, file_bytes);
-    while let Some(step) = walk.next()? {
+    let mut walk = Walk::new(seed, frames_start, file_bytes, CHUNK_BYTES);
+    while let Some(step) = walk.next(file)? {
         let header = match step {
             Step::Frame(frame) => Some(frame.header),
             Step::Damage(damage) => damage.header,
@@ -372,8 +376,8 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
     // The tail before the batch that is being walked, if one is.
     let mut before_batch: Option<Tail> = None;
     let mut damaged = false;
-    let mut walk = Walk::new(file, seed, start, limit);
-    while let Some(step) = walk.next()? {
+    let mut walk = Walk::new(seed, start, limit, CHUNK_BYTES);
+    while let Some(step) = walk.next(file)? {
         match step.dense(&tail, damaged) {
             Step::Frame(frame) => {
                 damaged = false;

@@ -408,9 +408,9 @@ impl Segment {
     /// Why there is no valid frame at `offset`: damage, or a reference that never was one. Walks the
     /// segment; only for the error path.
     fn explain(&self, offset: u32, end: u32) -> WalError {
-        let mut walk = Walk::new(&*self.file, self.seed, self.frames_start, end);
+        let mut walk = Walk::new(self.seed, self.frames_start, end, scan::CHUNK_BYTES);
         loop {
-            match walk.next() {
+            match walk.next(&*self.file) {
                 Ok(Some(Step::Damage(damage))) if (damage.from..damage.to).contains(&offset) => {
                     let bytes = damage.to.saturating_sub(damage.from);
                     return self.corrupted(

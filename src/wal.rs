@@ -66,7 +66,8 @@ impl Wal {
         Self::open_dir(dir, options)
     }
 
-    fn open_dir(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Self> {
+    fn open_dir(dir: Arc<dyn Dir>, mut options: WalOptions) -> Result<Self> {
+        options.max_entry_bytes = options.max_entry_bytes.min(options.max_segment_bytes);
         let clock_guard = ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
         Ok(Self {
@@ -96,7 +97,7 @@ impl Wal {
     /// Makes every entry appended to the key so far survive power loss.
     ///
     /// # Errors
-    /// As those of a [`Disk`](Durability::Disk) append.
+    /// As those of a [`Disk`](crate::Durability::Disk) append.
     pub fn sync_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
         let Some(stream) = self.find(key.as_ref())? else { return Ok(()) };

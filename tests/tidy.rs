@@ -6,6 +6,7 @@ use std::path::Path;
 /// The modules, lowest first: each may use those before it, and itself.
 const LAYERS: &[&str] = &[
     "format",
+    "fork",
     "fs",
     "scan",
     "clock",
@@ -126,7 +127,9 @@ fn each_file_keeps_to_its_business() {
                 ["std::io", "io::", "crate::fs", "Instant", "SystemTime", "now()", "Clock>"];
             source.find(&words, "pure: no I/O, no clock", &mut findings);
         }
-        source.find(&["unsafe "], "there is no unsafe code", &mut findings);
+        if source.path != "src/fork.rs" {
+            source.find(&["unsafe "], "only fork.rs has unsafe code", &mut findings);
+        }
         if !source.is_sim() {
             let words = ["unwrap()", ".expect(", "panic!", "todo!", "println!", "eprintln!"];
             source.find(&words, "not in the library", &mut findings);

@@ -3,13 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::chains::Present;
-use crate::entry::{Entry, EntryRef};
+use crate::entry::{Entry, EntryRef, EntrySlice};
 use crate::error::{Result, WalError};
 use crate::format::{FrameFlags, FrameHeader};
-use crate::scan::{self, Damage, Frame, Step, Walk, Window, next_header, seek};
+use crate::scan::{self, Damage, Frame, Step, Walk, next_header, seek};
 use crate::segment::Segment;
 use crate::store::Store;
 
@@ -38,11 +36,11 @@ pub(crate) fn entry_in(
 ) -> Result<Entry> {
     let start = seek_index(segment, present, index)?;
     let mut cursor = Cursor::new(Arc::clone(segment), present, start, index, SINGLE_READ_BYTES);
-    match cursor.next(store) {
-        Some(Ok(entry)) if entry.index != index => {
+    match cursor.next(store.options.max_entry_bytes) {
+        Some(Ok(frame)) if cursor.index(&frame) != index => {
             Err(segment.corrupted(start, 0, "the entry is missing"))
         }
-        Some(result) => result,
+        Some(result) => result.map(|frame| cursor.owned(&frame)),
         None => Err(segment.corrupted(present.end, 0, "the entry is missing")),
     }
 }
@@ -51,9 +49,7 @@ pub(crate) fn entry_in(
 pub(super) struct Cursor {
     segment: Arc<Segment>,
     pub(super) present: Present,
-    at: u32,
-    chunk: u32,
-    window: Window,
+    walk: Walk,
     /// Entries before this index are passed over.
     wanted: u64,
     /// Index of the entry that should come next, once that is known.
@@ -62,6 +58,7 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
+    /// Reads from the frame at `start`, `chunk` bytes at a time.
     pub(super) fn new(
         segment: Arc<Segment>,
         present: &Present,
@@ -70,17 +67,8 @@ impl Cursor {
         chunk: u32,
     ) -> Self {
         let expected = (start == segment.frames_start).then_some(present.first_index);
-        let window = Window::default();
-        Self {
-            segment,
-            present: *present,
-            at: start,
-            chunk,
-            window,
-            wanted,
-            expected,
-            damage: None,
-        }
+        let walk = Walk::new(segment.seed, start, present.end, chunk);
+        Self { segment, present: *present, walk, wanted, expected, damage: None }
     }
 
     /// Everything before this index has been returned or reported.
@@ -88,57 +76,33 @@ impl Cursor {
         self.expected.unwrap_or(0)
     }
 
-    pub(super) fn next(&mut self, store: &Store) -> Option<Result<Entry>> {
-        let segment = Arc::clone(&self.segment);
-        let window = std::mem::take(&mut self.window);
-        let mut walk = Walk::new(segment.file(), segment.seed, self.at, self.present.end)
-            .with_window(window, self.chunk);
-        let result = self.step(&segment, &mut walk, store);
-        self.at = walk.position();
-        self.window = walk.into_window();
-        match result {
-            Ok(Found::Entry(entry)) => Some(Ok(entry)),
-            Ok(Found::TooLarge(bytes)) => {
-                Some(Err(WalError::TooLarge { bytes, max: store.options.max_entry_bytes }))
-            }
-            Ok(Found::Damage(damage)) => {
-                let bytes = damage.to.saturating_sub(damage.from);
-                Some(Err(segment.corrupted(damage.from, bytes, "entries are damaged")))
-            }
-            Ok(Found::End) => None,
+    /// The next entry, still in the buffer: see [`Self::owned`] and [`Self::borrowed`].
+    pub(super) fn next(&mut self, max_entry_bytes: u64) -> Option<Result<Frame>> {
+        match self.step(max_entry_bytes) {
+            Ok(found) => found,
             Err(source) => {
                 // Asking again would give the same error for ever: the rest of the segment is given up.
-                self.at = self.present.end;
+                self.walk.stop();
                 self.damage = None;
                 self.expected = Some(self.present.next_index);
-                Some(Err(segment.io_error("read an entry", source)))
+                Some(Err(self.segment.io_error("read an entry", source)))
             }
         }
     }
 
-    fn step(
-        &mut self,
-        segment: &Segment,
-        walk: &mut Walk<'_>,
-        store: &Store,
-    ) -> std::io::Result<Found> {
-        while let Some(step) = walk.next()? {
+    fn step(&mut self, max_bytes: u64) -> std::io::Result<Option<Result<Frame>>> {
+        while let Some(step) = self.walk.next(self.segment.file())? {
             let frame = match step {
                 Step::Frame(frame) => frame,
                 Step::Damage(damage) => {
-                    if self.expected.is_none() {
-                        let index = damage.header.map(|header| u64::from(header.index));
-                        self.expected = index.map(|index| segment.base_index.saturating_add(index));
-                    }
-                    let from = self.damage.map_or(damage.from, |earlier| earlier.from);
-                    self.damage = Some(Damage { from, ..damage });
+                    self.note(damage);
                     continue;
                 }
             };
-            let index = segment.base_index.saturating_add(u64::from(frame.header.index));
+            let index = self.index(&frame);
             if let Some(damage) = self.lost_before(index) {
-                walk.rewind(&frame);
-                return Ok(Found::Damage(damage));
+                self.walk.rewind(&frame);
+                return Ok(Some(Err(damage)));
             }
             if frame.header.is_mark() {
                 continue;
@@ -148,48 +112,80 @@ impl Cursor {
                 continue;
             }
             let bytes = frame.header.payload_bytes();
-            if bytes > store.options.max_entry_bytes {
-                return Ok(Found::TooLarge(bytes));
+            if bytes > max_bytes {
+                return Ok(Some(Err(WalError::TooLarge { bytes, max: max_bytes })));
             }
-            return Ok(Found::Entry(entry(segment, &frame, walk.payload(&frame)?)));
+            self.walk.load(self.segment.file(), &frame)?;
+            return Ok(Some(Ok(frame)));
         }
-        let lost = self.lost_before(self.present.next_index);
-        Ok(lost.map_or(Found::End, Found::Damage))
+        Ok(self.lost_before(self.present.next_index).map(Err))
     }
 
-    /// The damage that cost entries before `index`, if it did and any of them are wanted.
-    fn lost_before(&mut self, index: u64) -> Option<Damage> {
+    pub(super) fn index(&self, frame: &Frame) -> u64 {
+        self.segment.base_index.saturating_add(u64::from(frame.header.index))
+    }
+
+    fn timestamp_ms(&self, frame: &Frame) -> u64 {
+        self.segment.created_ms.saturating_add(u64::from(frame.header.timestamp))
+    }
+
+    fn reference(&self, frame: &Frame) -> EntryRef {
+        EntryRef {
+            key_hash: self.segment.id.key_hash,
+            sequence_number: u64::from(self.segment.id.sequence),
+            offset: u64::from(frame.offset),
+        }
+    }
+
+    /// The entry just returned, sharing the buffer.
+    pub(super) fn owned(&self, frame: &Frame) -> Entry {
+        let mut content = self.walk.shared_payload(frame).unwrap_or_default();
+        let header = if frame.header.flags.has(FrameFlags::HEADER) {
+            Some(content.split_to(usize::from(frame.header.header_bytes).min(content.len())))
+        } else {
+            None
+        };
+        Entry {
+            reference: self.reference(frame),
+            index: self.index(frame),
+            timestamp_ms: self.timestamp_ms(frame),
+            header,
+            content,
+        }
+    }
+
+    /// The entry just returned, borrowed from the buffer.
+    pub(super) fn borrowed(&self, frame: &Frame) -> EntrySlice<'_> {
+        let payload = self.walk.payload(frame).unwrap_or_default();
+        let header_bytes = usize::from(frame.header.header_bytes);
+        let (header, content) = payload.split_at_checked(header_bytes).unwrap_or((&[], payload));
+        EntrySlice {
+            reference: self.reference(frame),
+            index: self.index(frame),
+            timestamp_ms: self.timestamp_ms(frame),
+            header: frame.header.flags.has(FrameFlags::HEADER).then_some(header),
+            content,
+        }
+    }
+
+    /// Remembers a damaged span until it is known which entries it cost.
+    fn note(&mut self, damage: Damage) {
+        if self.expected.is_none() {
+            let index = damage.header.map(|header| u64::from(header.index));
+            self.expected = index.map(|index| self.segment.base_index.saturating_add(index));
+        }
+        let from = self.damage.map_or(damage.from, |earlier| earlier.from);
+        self.damage = Some(Damage { from, ..damage });
+    }
+
+    /// The error for damage that cost entries before `index`, if it did and any of them are wanted.
+    fn lost_before(&mut self, index: u64) -> Option<WalError> {
         let damage = self.damage.take()?;
         let lost = self.expected.is_none_or(|expected| index > expected);
         self.expected = Some(index);
-        (lost && index > self.wanted).then_some(damage)
-    }
-}
-
-enum Found {
-    Entry(Entry),
-    TooLarge(u64),
-    Damage(Damage),
-    End,
-}
-
-fn entry(segment: &Segment, frame: &Frame, mut payload: Bytes) -> Entry {
-    let header = &frame.header;
-    let entry_header = if header.flags.has(FrameFlags::HEADER) {
-        Some(payload.split_to(usize::from(header.header_bytes)))
-    } else {
-        None
-    };
-    Entry {
-        reference: EntryRef {
-            key_hash: segment.id.key_hash,
-            sequence_number: u64::from(segment.id.sequence),
-            offset: u64::from(frame.offset),
-        },
-        index: segment.base_index.saturating_add(u64::from(header.index)),
-        timestamp_ms: segment.created_ms.saturating_add(u64::from(header.timestamp)),
-        header: entry_header,
-        content: payload,
+        let bytes = damage.to.saturating_sub(damage.from);
+        (lost && index > self.wanted)
+            .then(|| self.segment.corrupted(damage.from, bytes, "entries are damaged"))
     }
 }
 
@@ -273,8 +269,8 @@ impl Backward {
         let part = Present { end: self.end, next_index: self.end_index, ..self.present };
         let mut cursor = Cursor::new(Arc::clone(segment), &part, start, 0, scan::CHUNK_BYTES);
         cursor.expected = Some(start_index);
-        while let Some(result) = cursor.next(store) {
-            self.block.push_back(result);
+        while let Some(result) = cursor.next(store.options.max_entry_bytes) {
+            self.block.push_back(result.map(|frame| cursor.owned(&frame)));
         }
         self.end = start;
         self.end_index = start_index;

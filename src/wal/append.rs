@@ -58,7 +58,7 @@ impl Wal {
     ///
     /// # Errors
     /// As [`append_entry`](Self::append_entry); a batch larger than
-    /// [`max_segment_bytes`](WalOptions::max_segment_bytes) is [`TooLarge`](WalError::TooLarge).
+    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes) is [`TooLarge`](WalError::TooLarge).
     pub fn append_batch(
         &self,
         key: impl AsRef<[u8]>,

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test uses a part of this")]
 
 pub mod oracle;
+pub mod recovered;
 pub mod run;
 
 use std::collections::BTreeMap;

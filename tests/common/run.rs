@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywal::fs::sim::{CrashChoice, Fault, Op as TraceOp, SimDir};
+use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
 use super::oracle::{Item, KeyModel, Observed, index};
@@ -173,29 +173,47 @@ pub struct Run {
     pub sync_failed: bool,
     /// For the next directory, before it is opened.
     pub faults: Vec<Fault>,
+    /// The calls of the directory up to the end of the last opening.
+    pub calls_of_open: Vec<CallKind>,
     serial: u64,
 }
 
 impl Run {
     /// A new directory, just opened.
     pub fn new(setup: &Setup) -> Check<Self> {
-        let clock = Arc::new(ManualClock::new(EPOCH_MS));
-        let sim = SimDir::new(setup.seed);
-        let wal = setup.open(&sim, &clock).map_err(|error| format!("first open: {error}"))?;
+        let mut run = Self::unopened(setup);
+        let wal =
+            setup.open(&run.sim, &run.clock).map_err(|error| format!("first open: {error}"))?;
+        run.wal = Some(wal);
+        run.start = run.sim.trace_len();
+        Ok(run)
+    }
+
+    /// An empty directory.
+    pub fn unopened(setup: &Setup) -> Self {
         let keys = vec![KeyModel::default(); setup.keys.len()];
-        Ok(Self {
+        Self {
             setup: setup.clone(),
-            clock,
-            start: sim.trace_len(),
-            sim,
-            wal: Some(wal),
+            clock: Arc::new(ManualClock::new(EPOCH_MS)),
+            start: 0,
+            sim: SimDir::new(setup.seed),
+            wal: None,
             before: keys.clone(),
             poisoned: vec![false; keys.len()],
             keys,
             sync_failed: false,
             faults: Vec::new(),
+            calls_of_open: Vec::new(),
             serial: 0,
-        })
+        }
+    }
+
+    /// Opens the directory as it is, if it is not open.
+    pub fn open_again(&mut self) -> Check<Result<(), WalError>> {
+        if self.wal.is_some() {
+            return Ok(Ok(()));
+        }
+        self.reopen(self.sim.clone(), KeyModel::after_kill)
     }
 
     /// Does one operation. The outer error is one of the log's that cannot be; the inner one is one
@@ -271,22 +289,29 @@ impl Run {
             Err(error) => (vec![None; sizes.len()], Some(error)),
         };
         if let Some(error) = &error {
-            if is_sync_error(error) {
-                self.poisoned[key] = true;
-            }
+            let was_poisoned = std::mem::replace(
+                &mut self.poisoned[key],
+                self.poisoned[key] || is_sync_error(error),
+            );
             // Only an entry whose own sync failed may be there; whether it is, the log says.
             let doubtful = disk && is_sync_error(error);
             let next = wal.next_index(name);
+            let known = matches!(error, WalError::Poisoned { .. }) && was_poisoned;
             let model = &mut self.keys[key];
             model.used |= doubtful || !matches!(error, WalError::Poisoned { .. });
             match next {
                 Ok(next) if next == model.count() => return Ok(Err(error_of(error))),
-                Ok(next) if doubtful && next == model.count() + sizes.len() as u64 => {}
+                Ok(next) if doubtful && next == model.count() + sizes.len() as u64 => {
+                    ensure!(!known, "an append refused as poisoned is in the log");
+                }
                 Ok(next) => {
                     let count = model.count();
                     return Err(format!("next index {next} after {count} and {error}: {error:?}"));
                 }
-                Err(_) => return Ok(Err(error_of(error))),
+                Err(unreadable) => {
+                    ensure!(!doubtful, "cannot tell after {error}: {unreadable}");
+                    return Ok(Err(error_of(error)));
+                }
             }
         }
         let model = &mut self.keys[key];
@@ -419,6 +444,11 @@ impl Run {
         }
     }
 
+    /// Whether a failed sync has made pages disappear.
+    pub fn lost_pages(&self) -> bool {
+        self.sim.trace().iter().any(|op| matches!(op, TraceOp::LoseFile { .. }))
+    }
+
     /// Checks what recovery found, and takes it for given from now on.
     fn recovered(
         &mut self,
@@ -428,14 +458,10 @@ impl Run {
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
         let power_lost = wal.recovery_report().power_lost;
-        let lost_pages = self.sim.trace().iter().any(|op| matches!(op, TraceOp::LoseFile { .. }));
-        // A fault may hit reading, too; then what is there is found out later.
-        let faulty = self.sim.faults_hit() > 0;
-        for (key, seen) in Observed::all(&wal, &self.setup.keys)
-            .or_else(|error| if faulty { Ok(Vec::new()) } else { Err(error) })?
-            .iter()
-            .enumerate()
-        {
+        self.sim.clear_faults();
+        self.calls_of_open = self.sim.call_kinds();
+        let lost_pages = self.lost_pages();
+        for (key, seen) in Observed::all(&wal, &self.setup.keys)?.iter().enumerate() {
             let model = &mut self.keys[key];
             let wanted = if lost_pages { model.after_power_cut() } else { allowed(model) };
             wanted.check(seen).map_err(|text| {

@@ -1,0 +1,323 @@
+//! What if a call to the operating system fails: any one of them, in any way, once or from then on?
+//!
+//! A workload of every operation is run once for every call it makes and every way in which that call
+//! can go wrong. What returned an error must not be there, what returned `Ok` must; a failed sync must
+//! be believed for ever; everything else must work on; and a kill, or a power cut after any later
+//! operation, must leave what was promised.
+//!
+//! `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind};
+
+use common::oracle::{Allowed, KeyModel, Observed};
+use common::recovered::{check_image, open};
+use common::run::{Op, Run, Setup};
+use common::{Check, Failures, guarded, on_all_cores};
+
+mod common;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+
+const WORKLOAD: &str = "small:0 large:0 batch:1 small:1 rotate:0 sync:1 large:1 compact small:0 large:0 \
+     remove:1 small:1 batch:1 truncate:0 large:0 kill small:0 large:1 sync shutdown large:0 rotate:1 \
+     batch:1 small:0 remove:0 large:0";
+
+/// After a fault that lasts, so many operations are tried before it is over.
+const LASTS: usize = 4;
+
+/// A failure to try: in operation `op`, at call `call` of it.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    op: usize,
+    call: usize,
+    called: CallKind,
+    kind: FaultKind,
+    forever: bool,
+    /// All calls from then on, not only those of the same kind.
+    any: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    cases: AtomicU64,
+    hit: AtomicU64,
+    images: AtomicU64,
+    /// To notice that nothing moves.
+    progress: AtomicU64,
+    done: AtomicBool,
+}
+
+/// The calls of each operation of the workload; the first opening is operation 0.
+fn calls(setup: &Setup, ops: &[Op]) -> Vec<Vec<CallKind>> {
+    let mut run = Run::unopened(setup);
+    let mut calls = Vec::new();
+    let mut known = 0;
+    run.open_again().expect("checks").expect("opens");
+    calls.push(run.calls_of_open.clone());
+    for op in ops {
+        if !matches!(op, Op::Kill) {
+            known = run.sim.call_kinds().len();
+        }
+        run.succeed(*op).expect("no faults");
+        let reopens = matches!(op, Op::Kill | Op::Shutdown);
+        let kinds = if reopens { run.calls_of_open.clone() } else { run.sim.call_kinds() };
+        let skip = if matches!(op, Op::Kill) { 0 } else { known };
+        calls.push(kinds[skip..].to_vec());
+    }
+    calls
+}
+
+fn cases(setup: &Setup, ops: &[Op]) -> Vec<Case> {
+    let once = [
+        FaultKind::Error(EIO),
+        FaultKind::Error(ENOSPC),
+        FaultKind::Interrupted,
+        FaultKind::Short(0),
+        FaultKind::Short(1),
+        FaultKind::Short(40),
+        FaultKind::Short(600),
+        FaultKind::ShortThenError { bytes: 1, error: ENOSPC },
+        FaultKind::ShortThenError { bytes: 40, error: EIO },
+        FaultKind::ShortThenError { bytes: 600, error: ENOSPC },
+    ];
+    let lasting = [
+        FaultKind::Error(EIO),
+        FaultKind::Error(ENOSPC),
+        FaultKind::Error(EROFS),
+        FaultKind::ShortThenError { bytes: 600, error: EIO },
+    ];
+    let mut cases = Vec::new();
+    for (op, calls) in calls(setup, ops).into_iter().enumerate() {
+        for (call, called) in calls.into_iter().enumerate() {
+            let moves = matches!(called, CallKind::Read | CallKind::Write);
+            let fits = |kind: &FaultKind| {
+                moves || matches!(kind, FaultKind::Error(_) | FaultKind::Interrupted)
+            };
+            let case = Case { op, call, called, kind: once[0], forever: false, any: true };
+            cases.extend(once.into_iter().filter(fits).map(|kind| Case { kind, ..case }));
+            for any in [true, false] {
+                let lasting = lasting.into_iter().filter(fits);
+                cases.extend(lasting.map(|kind| Case { kind, forever: true, any, ..case }));
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn every_call_fails_in_every_way() {
+    everything(&Setup::plain(1));
+}
+
+#[test]
+fn every_call_fails_in_every_way_under_tight_limits() {
+    everything(&Setup::tight(1));
+}
+
+fn everything(setup: &Setup) {
+    let started = Instant::now();
+    let ops = Op::parse_all(WORKLOAD);
+    let mut cases = cases(setup, &ops);
+    if let Ok(only) = std::env::var("KEYWAL_FAULT") {
+        cases.retain(|case| name(&ops, case).contains(&only));
+    }
+    let (counts, failures) = (Counts::default(), Failures::default());
+    thread::scope(|scope| {
+        scope.spawn(|| watch(&counts));
+        on_all_cores(cases.len(), |at| {
+            counts.cases.fetch_add(1, Relaxed);
+            counts.progress.fetch_add(1, Relaxed);
+            let Err(text) = guarded(|| play(setup, &ops, &cases[at], &counts)) else { return true };
+            let name = name(&ops, &cases[at]);
+            failures.note(&text, &format!("{} setup: KEYWAL_FAULT=\"{name}\"", setup.name))
+        });
+        counts.done.store(true, Relaxed);
+    });
+    println!(
+        "faults, {} setup: {} calls, {} cases, {} faults hit, {} crash states, {:.1} s, {} failures",
+        setup.name,
+        calls(setup, &ops).iter().map(Vec::len).sum::<usize>(),
+        counts.cases.load(Relaxed),
+        counts.hit.load(Relaxed),
+        counts.images.load(Relaxed),
+        started.elapsed().as_secs_f64(),
+        failures.count()
+    );
+    failures.finish();
+}
+
+fn name(ops: &[Op], case: &Case) -> String {
+    let op = case.op.checked_sub(1).map_or("open".into(), |at| format!("{} {}", at, ops[at]));
+    let forever = match (case.forever, case.any) {
+        (false, _) => "once",
+        (true, false) => "from then on",
+        (true, true) => "from then on, all calls",
+    };
+    format!("{op}, call {}, {:?} {:?} {forever}", case.call, case.called, case.kind)
+}
+
+/// A hang would otherwise be silent.
+fn watch(counts: &Counts) {
+    let (mut last, mut since) = (0, Instant::now());
+    while !counts.done.load(Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        let now = counts.progress.load(Relaxed);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() > Duration::from_secs(60) {
+            eprintln!("a call hangs, near case {now}");
+            std::process::abort();
+        }
+    }
+}
+
+fn play(setup: &Setup, ops: &[Op], case: &Case, counts: &Counts) -> Check {
+    let mut run = Run::unopened(setup);
+    let mut hit = 0;
+    for at in 0..=ops.len() {
+        let op = at.checked_sub(1).map(|at| ops[at]);
+        if at == case.op {
+            arm(&mut run, case, op, ops);
+        }
+        let over = at > case.op + LASTS || (at > case.op && !case.forever);
+        if over {
+            run.sim.clear_faults();
+        }
+        let result = match op {
+            None => run.open_again()?,
+            Some(op) => run.apply(op)?,
+        };
+        let what = || op.map_or("open".into(), |op| op.to_string());
+        if let Err(error) = result {
+            let expected = at == case.op || !over || poisons(case, ops);
+            ensure!(expected, "{} (operation {at}) fails long after: {error}: {error:?}", what());
+        }
+        hit += run.sim.faults_hit();
+        if run.wal.is_none() {
+            run.sim.clear_faults();
+            let opened = run.open_again()?;
+            opened.map_err(|error| format!("cannot be opened again: {error}: {error:?}"))?;
+        }
+        if at >= case.op {
+            let wanted = format!("after {} (operation {at})", what());
+            crash(&run, counts).map_err(|text| format!("{wanted}: {text}"))?;
+        }
+    }
+    counts.hit.fetch_add(u64::from(hit > 0), Relaxed);
+    run.sim.clear_faults();
+    live(&run)?;
+    kill(&run)
+}
+
+/// Lets the call go wrong that the case is about.
+fn arm(run: &mut Run, case: &Case, op: Option<Op>, ops: &[Op]) {
+    let lists = calls(&run.setup, &ops[..case.op]);
+    let before = lists[case.op][..case.call].iter().filter(|called| **called == case.called);
+    let (call, nth) =
+        if case.any { (CallKind::Any, case.call) } else { (case.called, before.count()) };
+    let fault = Fault {
+        call,
+        nth: nth as u64,
+        kind: case.kind,
+        forever: case.forever,
+        name_contains: None,
+    };
+    if matches!(op, None | Some(Op::Kill)) {
+        run.faults = vec![fault];
+    } else {
+        run.sim.inject(fault);
+    }
+}
+
+/// Whether the log may refuse work long after the fault: a sync failed, or a removal was cut off, or a
+/// fault that lasted hit the way back from another one.
+fn poisons(case: &Case, ops: &[Op]) -> bool {
+    let removal = case.op.checked_sub(1).is_some_and(|at| matches!(ops[at], Op::Remove(_)));
+    case.forever || removal || matches!(case.called, CallKind::SyncData | CallKind::SyncDir)
+}
+
+/// Some of the power cuts that may happen now.
+fn crash(run: &Run, counts: &Counts) -> Check {
+    let budget = CrashBudget { exhaustive_bits: 2, samples: 8, garbled: 1, seed: 1 };
+    let allowed: Vec<Allowed<'_>> = run.keys.iter().map(KeyModel::after_power_cut).collect();
+    let mut result = Ok(());
+    let visits = run.sim.crash_images(run.sim.trace_len(), &budget, &mut |image, choice| {
+        if result.is_ok() {
+            result = check_image(run, image, &allowed)
+                .map_err(|text| format!("power cut, {choice}: {text}"));
+        }
+    });
+    counts.images.fetch_add(visits, Relaxed);
+    result
+}
+
+/// The log as it is, without reopening.
+fn live(run: &Run) -> Check {
+    let Some(wal) = &run.wal else { return Ok(()) };
+    let seen = Observed::all(wal, &run.setup.keys).map_err(|text| format!("live: {text}"))?;
+    for (key, (model, seen)) in run.keys.iter().zip(&seen).enumerate() {
+        if !model.maybe_removed {
+            let allowed = model.after_kill();
+            let checked = allowed.check(seen).and_then(|()| allowed.check_refs(wal, seen));
+            checked.map_err(|text| format!("live, key {key}: {text}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The process dies: nothing is lost, unless a failed sync has lost pages.
+fn kill(run: &Run) -> Check {
+    let text = |text: String| format!("after a kill: {text}");
+    let wal = open(run, &run.sim.after_kill()).map_err(text)?;
+    let seen = Observed::all(&wal, &run.setup.keys).map_err(text)?;
+    for (model, seen) in run.keys.iter().zip(&seen) {
+        let allowed = if run.lost_pages() { model.after_power_cut() } else { model.after_kill() };
+        allowed.check(seen).and_then(|()| allowed.check_refs(&wal, seen)).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// A full disk: everything that fits works, nothing that does not leaves a trace, and once there is
+/// space, everything works again without reopening.
+#[test]
+fn a_full_disk_costs_nothing_but_what_does_not_fit() {
+    let ops = Op::parse_all(WORKLOAD);
+    let failures = Failures::default();
+    let counts = Counts::default();
+    for setup in [Setup::plain(1), Setup::tight(1)] {
+        on_all_cores(200, |step| {
+            let capacity = 4300 + 80 * step as u64;
+            let result = guarded(|| {
+                let mut run = Run::new(&setup)?;
+                run.sim.set_capacity(Some(capacity));
+                for op in &ops {
+                    if *op == Op::Kill {
+                        continue; // the limit is that of the disk, and may keep it from being opened
+                    }
+                    let _ = run.apply(*op)?;
+                    run.sim.set_capacity(Some(u64::MAX));
+                    let opened = run.open_again()?;
+                    opened.map_err(|error| format!("cannot be opened again: {error}"))?;
+                    run.sim.set_capacity(Some(capacity));
+                }
+                run.sim.set_capacity(None);
+                live(&run)?;
+                for key in 0..2 {
+                    run.succeed(Op::Large(key))?;
+                }
+                crash(&run, &counts)?;
+                kill(&run)
+            });
+            let Err(text) = result else { return true };
+            failures.note(&text, &format!("{} setup, capacity {capacity}", setup.name))
+        });
+    }
+    failures.finish();
+}
