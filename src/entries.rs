@@ -293,10 +293,26 @@ impl Entries<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn next_slice(&mut self) -> Option<Result<EntrySlice<'_>>> {
+        if let Some(frame) = self.next_at_hand() {
+            return self.front.as_ref().map(|cursor| Ok(cursor.borrowed(&frame)));
+        }
         match self.next_frame()? {
             Ok(frame) => self.front.as_ref().map(|cursor| Ok(cursor.borrowed(&frame))),
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// The next entry in nearly every case; the rest is left to [`Self::next_frame`].
+    #[inline]
+    fn next_at_hand(&mut self) -> Option<Frame> {
+        if self.from >= self.to || self.store.check_open().is_err() {
+            return None;
+        }
+        let cursor = self.front.as_mut()?;
+        let frame = cursor.next_at_hand(self.to, self.store.options.max_entry_bytes)?;
+        self.from = cursor.reached();
+        self.read = self.read.saturating_add(1);
+        Some(frame)
     }
 
     fn next_frame(&mut self) -> Option<Result<Frame>> {
@@ -314,6 +330,9 @@ impl Iterator for Entries<'_> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(frame) = self.next_at_hand() {
+            return self.front.as_ref().map(|cursor| Ok(cursor.owned(&frame)));
+        }
         match self.next_frame()? {
             Ok(frame) => self.front.as_ref().map(|cursor| Ok(cursor.owned(&frame))),
             Err(error) => Some(Err(error)),

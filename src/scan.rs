@@ -86,6 +86,11 @@ impl Walk {
         self.at = self.limit;
     }
 
+    /// Goes on behind a frame.
+    pub(crate) fn step_over(&mut self, frame: &Frame) {
+        self.at = frame.end();
+    }
+
     /// Goes back to a frame this walk has just returned.
     pub(crate) fn rewind(&mut self, frame: &Frame) {
         self.at = frame.offset;
@@ -95,7 +100,7 @@ impl Walk {
     pub(crate) fn next(&mut self, file: &dyn File) -> io::Result<Option<Step>> {
         // Nearly every frame lies in the window whole and is valid.
         if let Some(frame) = self.next_in_window() {
-            self.at = frame.end();
+            self.step_over(&frame);
             return Ok(Some(Step::Frame(frame)));
         }
         let at = self.at;
@@ -118,12 +123,14 @@ impl Walk {
         }
     }
 
-    fn next_in_window(&self) -> Option<Frame> {
+    /// The next frame, if it is valid and lies in the window whole. Does not step over it.
+    #[inline]
+    pub(crate) fn next_in_window(&self) -> Option<Frame> {
         let rest = self.window.get(to_usize(self.at.checked_sub(self.window_start)?)..)?;
         let (head, rest) = rest.split_first_chunk()?;
         let header = FrameHeader::from_bytes(head, self.seed, self.at).ok()?;
         let payload = rest.get(..usize::try_from(header.payload_bytes()).ok()?)?;
-        let intact = self.seed.checksum(self.at, &[payload]) == header.payload_checksum;
+        let intact = self.seed.checksum(self.at, payload) == header.payload_checksum;
         intact.then_some(Frame { offset: self.at, header })
     }
 
@@ -136,7 +143,7 @@ impl Walk {
         self.view(file, frame.offset, frame.end().saturating_sub(frame.offset))?;
         // It was all there a moment ago, with the right checksum.
         let intact = self.payload(frame).is_some_and(|payload| {
-            self.seed.checksum(frame.offset, &[payload]) == frame.header.payload_checksum
+            self.seed.checksum(frame.offset, payload) == frame.header.payload_checksum
         });
         if intact { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
@@ -198,7 +205,7 @@ impl Walk {
             let whole = self.view(file, frame.offset, bytes.saturating_add(HEADER))?;
             let payload = whole.get(FrameHeader::BYTES..).unwrap_or_default();
             return Ok(payload.len() == to_usize(bytes)
-                && seed.checksum(frame.offset, &[payload]) == expected);
+                && seed.checksum(frame.offset, payload) == expected);
         }
         let mut checksum = seed.hasher(frame.offset);
         let mut at = from;

@@ -373,7 +373,7 @@ impl Segment {
         buffer.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         let payload = buffer.get(FrameHeader::BYTES..).unwrap_or_default();
         let whole = len_u64(buffer.len()) == frame_bytes;
-        if whole && self.seed.checksum(offset, &[payload]) == header.payload_checksum {
+        if whole && self.seed.checksum(offset, payload) == header.payload_checksum {
             Ok(header)
         } else {
             Err(self.explain(offset, end))

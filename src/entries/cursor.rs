@@ -90,6 +90,24 @@ impl Cursor {
         }
     }
 
+    /// The next entry if there is nothing to think about: it is the expected one, and at hand.
+    #[inline]
+    pub(super) fn next_at_hand(&mut self, to: u64, max_entry_bytes: u64) -> Option<Frame> {
+        let frame = self.walk.next_in_window()?;
+        let index = self.index(&frame);
+        let plain = self.expected == Some(index)
+            && (self.wanted..to).contains(&index)
+            && !frame.header.is_mark()
+            && frame.header.payload_bytes() <= max_entry_bytes
+            && self.damage.is_none();
+        if !plain {
+            return None;
+        }
+        self.walk.step_over(&frame);
+        self.expected = Some(index.saturating_add(1));
+        Some(frame)
+    }
+
     fn step(&mut self, max_bytes: u64) -> std::io::Result<Option<Result<Frame>>> {
         while let Some(step) = self.walk.next(self.segment.file())? {
             let frame = match step {

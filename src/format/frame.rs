@@ -1,19 +1,9 @@
 //! The frame header: 32 bytes in front of every entry (section 3 of the specification).
 
-use super::{Fields, FormatError};
+use super::FormatError;
 
 /// First four bytes of every frame.
 pub(crate) const SIGNATURE: [u8; 4] = [0xF7, 0x4B, 0x57, 0xE5];
-
-const OFF_FLAGS: usize = SIGNATURE.len();
-const OFF_HEADER_BYTES: usize = OFF_FLAGS + 2;
-const OFF_CONTENT_BYTES: usize = OFF_HEADER_BYTES + 2;
-const OFF_INDEX: usize = OFF_CONTENT_BYTES + 4;
-const OFF_TIMESTAMP: usize = OFF_INDEX + 4;
-const OFF_WATERMARK: usize = OFF_TIMESTAMP + 4;
-const OFF_PAYLOAD_CHECKSUM: usize = OFF_WATERMARK + 4;
-const OFF_HEADER_CHECKSUM: usize = OFF_PAYLOAD_CHECKSUM + 4;
-const _: () = assert!(OFF_HEADER_CHECKSUM + 4 == FrameHeader::BYTES);
 
 /// What the checksums of one segment's frames start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +24,10 @@ impl Seed {
         crc32fast::Hasher::new_with_initial(self.0 ^ offset)
     }
 
-    /// Checksum of `parts`, one after the other, for the frame at `offset`.
-    pub(crate) fn checksum(self, offset: u32, parts: &[&[u8]]) -> u32 {
+    /// Checksum of `bytes` for the frame at `offset`.
+    pub(crate) fn checksum(self, offset: u32, bytes: &[u8]) -> u32 {
         let mut hasher = self.hasher(offset);
-        for part in parts {
-            hasher.update(part);
-        }
+        hasher.update(bytes);
         hasher.finalize()
     }
 }
@@ -100,49 +88,44 @@ impl FrameHeader {
     /// The bytes of this header for a frame at `offset`.
     pub(crate) fn to_bytes(self, seed: Seed, offset: u32) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
-        let mut put = |at: usize, bytes: &[u8]| {
-            let end = at.saturating_add(bytes.len());
-            if let Some(field) = out.get_mut(at..end) {
-                field.copy_from_slice(bytes);
-            }
-        };
-        put(0, &SIGNATURE);
-        put(OFF_FLAGS, &self.flags.0.to_le_bytes());
-        put(OFF_HEADER_BYTES, &self.header_bytes.to_le_bytes());
-        put(OFF_CONTENT_BYTES, &self.content_bytes.to_le_bytes());
-        put(OFF_INDEX, &self.index.to_le_bytes());
-        put(OFF_TIMESTAMP, &self.timestamp.to_le_bytes());
-        put(OFF_WATERMARK, &self.watermark.to_le_bytes());
-        put(OFF_PAYLOAD_CHECKSUM, &self.payload_checksum.to_le_bytes());
-        let (checked, checksum) = out.split_at_mut(OFF_HEADER_CHECKSUM);
-        checksum.copy_from_slice(&seed.checksum(offset, &[checked]).to_le_bytes());
+        out[..4].copy_from_slice(&SIGNATURE);
+        out[4..6].copy_from_slice(&self.flags.0.to_le_bytes());
+        out[6..8].copy_from_slice(&self.header_bytes.to_le_bytes());
+        out[8..12].copy_from_slice(&self.content_bytes.to_le_bytes());
+        out[12..16].copy_from_slice(&self.index.to_le_bytes());
+        out[16..20].copy_from_slice(&self.timestamp.to_le_bytes());
+        out[20..24].copy_from_slice(&self.watermark.to_le_bytes());
+        out[24..28].copy_from_slice(&self.payload_checksum.to_le_bytes());
+        let checksum = seed.checksum(offset, &out[..28]);
+        out[28..].copy_from_slice(&checksum.to_le_bytes());
         out
     }
 
     /// Reads the header of a frame at `offset`. `Ok` means: this is a frame header that was written
     /// to this offset of this segment.
+    #[inline]
     pub(crate) fn from_bytes(
         bytes: &[u8; Self::BYTES],
         seed: Seed,
         offset: u32,
     ) -> Result<Self, FormatError> {
-        if !bytes.starts_with(&SIGNATURE) {
+        if bytes[..4] != SIGNATURE {
             return Err(FormatError::Signature);
         }
-        let (checked, stored) = bytes.split_last_chunk::<4>().ok_or(FormatError::Short)?;
-        if seed.checksum(offset, &[checked]) != u32::from_le_bytes(*stored) {
+        #[rustfmt::skip]
+        let [_, _, _, _, f0, f1, h0, h1, c0, c1, c2, c3, i0, i1, i2, i3, t0, t1, t2, t3,
+            w0, w1, w2, w3, p0, p1, p2, p3, k0, k1, k2, k3] = *bytes;
+        if seed.checksum(offset, &bytes[..28]) != u32::from_le_bytes([k0, k1, k2, k3]) {
             return Err(FormatError::Checksum);
         }
-        let mut fields = Fields(checked);
-        fields.array::<{ SIGNATURE.len() }>()?;
         let header = Self {
-            flags: FrameFlags(fields.u16()?),
-            header_bytes: fields.u16()?,
-            content_bytes: fields.u32()?,
-            index: fields.u32()?,
-            timestamp: fields.u32()?,
-            watermark: fields.u32()?,
-            payload_checksum: fields.u32()?,
+            flags: FrameFlags(u16::from_le_bytes([f0, f1])),
+            header_bytes: u16::from_le_bytes([h0, h1]),
+            content_bytes: u32::from_le_bytes([c0, c1, c2, c3]),
+            index: u32::from_le_bytes([i0, i1, i2, i3]),
+            timestamp: u32::from_le_bytes([t0, t1, t2, t3]),
+            watermark: u32::from_le_bytes([w0, w1, w2, w3]),
+            payload_checksum: u32::from_le_bytes([p0, p1, p2, p3]),
         };
         let flags = header.flags;
         let stray_header = header.header_bytes != 0 && !flags.has(FrameFlags::HEADER);

@@ -332,6 +332,11 @@ fn encode(
     continues: bool,
 ) -> FrameHeader {
     let header = payload.header.unwrap_or_default();
+    let mut checksum = segment.seed.hasher(offset);
+    if !header.is_empty() {
+        checksum.update(header);
+    }
+    checksum.update(payload.content);
     let mut flags = FrameFlags::default();
     if payload.header.is_some() {
         flags = flags.with(FrameFlags::HEADER);
@@ -343,7 +348,7 @@ fn encode(
         flags,
         header_bytes: u16::try_from(header.len()).unwrap_or(u16::MAX),
         content_bytes: u32::try_from(payload.content.len()).unwrap_or(u32::MAX),
-        payload_checksum: segment.seed.checksum(offset, &[header, payload.content]),
+        payload_checksum: checksum.finalize(),
         ..template
     }
 }
