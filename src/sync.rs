@@ -167,7 +167,6 @@ fn same_error(error: &io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::thread;

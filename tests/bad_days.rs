@@ -441,7 +441,7 @@ fn damage_costs_the_entry_it_hit_and_no_other() {
                             (true, format!("entry {n}").as_bytes())
                         ),
                         Err(WalError::Corrupted { offset, .. }) => {
-                            assert_eq!((n, *offset), (hit, refs[hit].offset))
+                            assert_eq!((n, *offset), (hit, refs[hit].offset));
                         }
                         Err(other) => panic!("{other}"),
                     }

@@ -69,7 +69,7 @@ fn appends_from_many_threads_are_all_there_in_each_thread_s_order() {
                 let entry = entry.unwrap();
                 assert_eq!(entry.index, index);
                 let text = String::from_utf8(entry.content.to_vec()).unwrap();
-                let mut fields = text.split(':').map(|field| field.parse::<u64>());
+                let mut fields = text.split(':').map(str::parse::<u64>);
                 let thread = usize::try_from(fields.next().unwrap().unwrap()).unwrap();
                 let number = fields.next().unwrap().unwrap();
                 assert!(last[thread] < Some(number));
@@ -171,9 +171,9 @@ fn readers_and_retention_do_not_disturb_each_other() {
                         Err(other) => panic!("{other}"),
                     };
                     if backward {
-                        entries.rev().for_each(&mut see)
+                        entries.rev().for_each(&mut see);
                     } else {
-                        entries.for_each(&mut see)
+                        entries.for_each(&mut see);
                     }
                     let next = wal.next_index("k").unwrap();
                     assert_eq!(next % 2, 0, "half a batch is visible");

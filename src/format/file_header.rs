@@ -172,7 +172,6 @@ pub(crate) fn find_header(bytes: &[u8]) -> Result<FileHeader, FormatError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
 

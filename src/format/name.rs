@@ -71,7 +71,6 @@ impl std::fmt::Display for SegmentName<'_> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
