@@ -333,8 +333,22 @@ fn scan(bench: &Bench) {
             };
             each(1, all) / count(entries)
         };
-        let name = format!("scan {size}, an entry of {entries}");
-        bench.compare(&name, Some(1.3), 30, || read(false), floor);
+        let borrowed = || {
+            let all = |_| {
+                let mut found = wal.entries("k").expect("read");
+                let mut n = 0;
+                while let Some(entry) = found.next_slice() {
+                    black_box(entry.expect("read"));
+                    n += 1;
+                }
+                assert_eq!(n, entries);
+            };
+            each(1, all) / count(entries)
+        };
+        let name = format!("scan {size}, an entry of {entries}, borrowed (`next_slice`)");
+        bench.compare(&name, Some(1.3), 30, borrowed, floor);
+        let name = format!("scan {size}, an entry of {entries}, owned");
+        bench.compare(&name, None, 30, || read(false), floor);
         let name = format!("scan backwards {size}; floor: forwards");
         bench.compare(&name, None, 10, || read(true), floor);
     }
