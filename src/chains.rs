@@ -41,7 +41,7 @@ pub(crate) struct Chain {
     pub(crate) nodes: Vec<Node>,
     /// Segments that count as dropped: a crash interrupted their removal.
     pub(crate) leftovers: Vec<u32>,
-    /// Creations that a crash cut off: their successors say that these numbers were not used.
+    /// Files that hold no segment of the row: creations that a crash cut off.
     pub(crate) unused: Vec<u32>,
 }
 

@@ -58,7 +58,8 @@ pub enum WalError {
     #[error("the reference does not lead to an entry")]
     InvalidRef,
 
-    /// The entry was in the log and has been dropped by retention, truncation or removal of its key.
+    /// The entry was in the log and has been dropped by retention, truncation or removal of its key. (An
+    /// entry that was lost with the power can answer this, too, once newer ones have been appended.)
     #[error("the entry has been dropped")]
     Expired,
 

@@ -54,10 +54,6 @@ pub trait Dir: Send + Sync + Debug {
 
     /// A random number.
     fn random(&self) -> u64;
-
-    /// Identifies the current run of the operating system, 0 where that cannot be known. Two equal
-    /// numbers other than 0 mean: the kernel, and so its page cache, has lived on in between.
-    fn boot(&self) -> u64;
 }
 
 /// Held while a directory is locked.

@@ -23,7 +23,7 @@ use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::report::{Finding, RecoveryReport};
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{OpenError, Segment, SegmentId};
 use crate::store::{META_NAME, MetaFile, Past, Store};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
@@ -54,20 +54,11 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
     report.segments = listing.segments;
 
     let (mut meta, past) = read_meta(&*dir, &listing, &mut report)?;
-    let boot = dir.boot();
-    meta.update(&*dir, |meta| {
-        if past == Past::PowerLost {
-            // A segment that is lost with its name had at most the number after the last one left.
-            meta.floor = meta.floor.max(listing.highest).saturating_add(1);
-        }
-        meta.clean = false;
-        meta.boot = boot;
-    })?;
+    meta.update(&*dir, |meta| meta.clean = false)?;
     let store = Store::new(dir, options, past, meta);
-    let streams = listing.into_streams(&store, &mut report);
+    let streams = listing.into_streams(&store, &mut report)?;
     report.clean = past == Past::Clean;
-    report.power_lost = past == Past::PowerLost;
-    if past != Past::Clean {
+    if past == Past::Unclean {
         // Names that were created before the crash survive the next one, too.
         store.sync_names(store.name_changed())?;
         check_all(&store, &streams, &mut report)?;
@@ -84,7 +75,6 @@ struct Listing {
     by_hash: BTreeMap<u64, BTreeMap<String, Vec<u32>>>,
     segments: u64,
     digest: u64,
-    highest: u32,
     foreign: u64,
 }
 
@@ -106,7 +96,6 @@ impl Listing {
     fn add(&mut self, name: &SegmentName<'_>) {
         self.segments = self.segments.saturating_add(1);
         self.digest = self.digest.wrapping_add(mix(name.key_hash ^ mix(u64::from(name.sequence))));
-        self.highest = self.highest.max(name.sequence);
         let labels = self.by_hash.entry(name.key_hash).or_default();
         match labels.get_mut(name.label) {
             Some(sequences) => sequences.push(name.sequence),
@@ -114,17 +103,19 @@ impl Listing {
         }
     }
 
-    fn into_streams(self, store: &Store, report: &mut RecoveryReport) -> Streams {
+    fn into_streams(self, store: &Store, report: &mut RecoveryReport) -> Result<Streams> {
         let streams = Streams::default();
         for (hash, mut labels) in self.by_hash {
-            let label = match labels.len() {
-                1 => labels.keys().next().cloned(),
-                _ => labels
-                    .iter()
-                    .find(|(label, all)| is_valid(store, hash, label, all))
-                    .map(|(label, _)| label.clone()),
-            };
-            let label = label.or_else(|| labels.keys().next().cloned()).unwrap_or_default();
+            let mut label = labels.keys().next().cloned();
+            if labels.len() > 1 {
+                for (candidate, sequences) in &labels {
+                    if is_valid(store, hash, candidate, sequences)? {
+                        label = Some(candidate.clone());
+                        break;
+                    }
+                }
+            }
+            let label = label.unwrap_or_default();
             let mut sequences = labels.remove(&label).unwrap_or_default();
             for (other, sequences) in labels {
                 for sequence in sequences {
@@ -141,16 +132,21 @@ impl Listing {
             sequences.shrink_to_fit();
             streams.insert(Stream::found(hash, &label, sequences));
         }
-        streams
+        Ok(streams)
     }
 }
 
 /// Whether any of these files is what its name says.
-fn is_valid(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> bool {
-    sequences.iter().any(|sequence| {
+fn is_valid(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result<bool> {
+    for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
-        Segment::open(&*store.dir, id, label, store.directory_id, false).is_ok()
-    })
+        match Segment::open(&*store.dir, id, label, store.directory_id, false) {
+            Ok(_) => return Ok(true),
+            Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) => {}
+            Err(OpenError::Wal(error)) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// The number and digest of the segment files, as a clean `META` has them.
@@ -171,15 +167,19 @@ fn read_meta(
             result.map_err(|source| WalError::io(&path, "open the directory's facts", source))?,
         ),
     };
+    if let Some(file) = &file {
+        // What the page cache holds may be what a failed sync has left in it.
+        let flush = file.sync_data().and_then(|()| file.drop_cache());
+        flush.map_err(|source| WalError::io(&path, "sync the directory's facts", source))?;
+    }
     let slots = file.as_deref().map_or(Ok([None, None]), |file| read_slots(file, &path))?;
     let whole = slots.iter().all(Option::is_some);
     let state = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
     let (state, past) = match (file, state) {
         (Some(file), Some(mut state)) => {
             let unchanged = (state.segments, state.digest) == (listing.segments, listing.digest);
-            let same_boot = state.boot != 0 && state.boot == dir.boot();
             let past = match () {
-                () if !whole => Past::PowerLost,
+                () if !whole => Past::Unclean,
                 () if state.clean && unchanged => Past::Clean,
                 () if state.clean => {
                     let what = "segment files were added or removed while the directory was closed"
@@ -189,10 +189,9 @@ fn read_meta(
                         &mut report.damaged,
                         Finding { path, offset: 0, bytes: 0, what },
                     );
-                    Past::PowerLost
+                    Past::Unclean
                 }
-                () if same_boot => Past::ProcessDied,
-                () => Past::PowerLost,
+                () => Past::Unclean,
             };
             if !whole {
                 state.floor = state.floor.saturating_add(LOST_FLOOR_GAP);
@@ -208,9 +207,9 @@ fn read_meta(
                 &mut report.damaged,
                 Finding { path: path.clone(), offset: 0, bytes: 0, what },
             );
-            let directory_id = any_directory_id(dir, listing)?.unwrap_or_else(|| dir.random());
-            let floor = listing.highest.saturating_add(LOST_FLOOR_GAP);
-            (Meta { floor, directory_id, ..Meta::default() }, Past::PowerLost)
+            let directory_id = usual_directory_id(dir, listing)?.unwrap_or_else(|| dir.random());
+            let floor = LOST_FLOOR_GAP;
+            (Meta { floor, directory_id, ..Meta::default() }, Past::Unclean)
         }
     };
     let file = match dir.open(META_NAME, OpenMode::CreateNew) {
@@ -247,19 +246,21 @@ fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 
     Ok(slots)
 }
 
-/// The directory's number, from the first segment that has a valid header.
-fn any_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
+/// The number that most of the segments with a valid header give as their directory's.
+fn usual_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
+    let mut votes: BTreeMap<u64, u64> = BTreeMap::new();
     for (key_hash, labels) in &listing.by_hash {
         for (label, sequences) in labels {
             for sequence in sequences {
                 let id = SegmentId { key_hash: *key_hash, sequence: *sequence };
                 if let Some(directory_id) = Segment::directory_id(dir, &id.file_name(label))? {
-                    return Ok(Some(directory_id));
+                    let count = votes.entry(directory_id).or_default();
+                    *count = count.saturating_add(1);
                 }
             }
         }
     }
-    Ok(None)
+    Ok(votes.into_iter().max_by_key(|(_, count)| *count).map(|(directory_id, _)| directory_id))
 }
 
 /// Loads all streams and puts what was found into the report.
@@ -289,29 +290,48 @@ fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> R
         let source = io::Error::other("a thread that checked segments panicked");
         return Err(WalError::io(store.dir.path(), "check the segments", source));
     }
+    let mut highest = 0;
+    let mut removed = Vec::new();
     for (stream, result) in results {
-        take_in(store, streams, &stream, result, report)?;
+        if let Some(mut findings) = readable(result, report)? {
+            highest = highest.max(findings.highest);
+            if !findings.removed.is_empty() {
+                removed.push((stream, std::mem::take(&mut findings.removed)));
+            }
+            findings.report(report);
+        }
+    }
+    // A segment that is lost with its name had at most the number after the last one that is left. This
+    // has to survive before anything that tells of the old numbers goes.
+    store
+        .meta()
+        .update(&*store.dir, |meta| meta.floor = meta.floor.max(highest).saturating_add(1))?;
+    for (stream, sequences) in removed {
+        finish_removal(store, streams, &stream, &sequences)?;
     }
     Ok(())
 }
 
-fn take_in(
+/// Deletes what is left of a key that was removed.
+fn finish_removal(
     store: &Store,
     streams: &Streams,
     stream: &Stream,
-    result: Result<Findings>,
-    report: &mut RecoveryReport,
+    sequences: &[u32],
 ) -> Result<()> {
+    stream.finish_removal(store, sequences)?;
+    if let Some(tombstone) = sequences.last().filter(|_| !streams.next_is_taken(stream.hash)) {
+        stream.unlink_tombstone(store, *tombstone)?;
+        streams.forget(stream);
+    }
+    Ok(())
+}
+
+/// What loading a stream found. Damage, and what a newer program wrote, goes into the report; any other
+/// error is one of opening the directory.
+fn readable(result: Result<Findings>, report: &mut RecoveryReport) -> Result<Option<Findings>> {
     match result {
-        Ok(findings) => {
-            if let Some(sequence) =
-                findings.tombstone.filter(|_| !streams.next_is_taken(stream.hash))
-            {
-                stream.unlink_tombstone(store, sequence)?;
-                streams.forget(stream);
-            }
-            findings.report(report);
-        }
+        Ok(findings) => return Ok(Some(findings)),
         Err(WalError::Corrupted { path, offset, bytes, reason }) => {
             let what = reason.to_owned();
             RecoveryReport::note(&mut report.damaged, Finding { path, offset, bytes, what });
@@ -322,5 +342,5 @@ fn take_in(
         }
         Err(error) => return Err(error),
     }
-    Ok(())
+    Ok(None)
 }

@@ -34,9 +34,6 @@ pub struct Finding {
 pub struct RecoveryReport {
     /// The directory had been shut down, or was new: nothing had to be checked.
     pub clean: bool,
-    /// The machine, not only the process, may have gone down: entries appended with
-    /// [`Durability::Os`](crate::Durability::Os) may be missing.
-    pub power_lost: bool,
     /// Segment files.
     pub segments: u64,
     /// Keys, as far as their files could be read.

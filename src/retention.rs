@@ -13,9 +13,11 @@
     clippy::as_conversions
 )]
 
-/// The monotonic clock may lag the time of day by this much before a jump is assumed: NTP corrects
-/// in steps below it.
-const TOLERATED_JUMP_MS: u64 = 60_000;
+/// How far the time of day may run ahead of the monotonic clock before a jump is assumed: what
+/// corrections of a clock that is kept in step add up to, and little against the retention.
+fn tolerated_jump_ms(retention_ms: u64) -> u64 {
+    (retention_ms / 100).min(10_000)
+}
 
 /// When a segment created at `created_ms` stops taking entries.
 pub(crate) fn expiration_ms(created_ms: u64, window_ms: u64) -> u64 {
@@ -51,15 +53,17 @@ pub(crate) struct ClockGuard {
     anchor_now_ms: u64,
     anchor_monotonic_ms: u64,
     latest_ms: u64,
+    tolerated_ms: u64,
     jumped: bool,
 }
 
 impl ClockGuard {
-    pub(crate) fn new(now_ms: u64, monotonic_ms: u64) -> Self {
+    pub(crate) fn new(now_ms: u64, monotonic_ms: u64, retention_ms: u64) -> Self {
         Self {
             anchor_now_ms: now_ms,
             anchor_monotonic_ms: monotonic_ms,
             latest_ms: now_ms,
+            tolerated_ms: tolerated_jump_ms(retention_ms),
             jumped: false,
         }
     }
@@ -68,16 +72,13 @@ impl ClockGuard {
     pub(crate) fn check(&mut self, now_ms: u64, monotonic_ms: u64) -> Result<(), ClockTrouble> {
         let elapsed = monotonic_ms.saturating_sub(self.anchor_monotonic_ms);
         let expected = self.anchor_now_ms.saturating_add(elapsed);
-        self.jumped |= now_ms > expected.saturating_add(TOLERATED_JUMP_MS);
+        self.jumped |= now_ms > expected.saturating_add(self.tolerated_ms);
         if self.jumped {
             return Err(ClockTrouble::JumpedAhead);
         }
         if now_ms < self.latest_ms {
             return Err(ClockTrouble::WentBack);
         }
-        // Small corrections are taken as they come, so that years of them do not add up to a jump.
-        self.anchor_now_ms = now_ms;
-        self.anchor_monotonic_ms = monotonic_ms;
         self.latest_ms = now_ms;
         Ok(())
     }
@@ -112,14 +113,14 @@ mod tests {
 
     #[test]
     fn clocks_that_cannot_be_trusted_are_noticed() {
-        let mut guard = ClockGuard::new(1_000_000, 0);
+        let mut guard = ClockGuard::new(1_000_000, 0, 100_000);
         assert_eq!(guard.check(1_005_000, 5_000), Ok(()));
         assert_eq!(guard.check(1_004_000, 6_000), Err(ClockTrouble::WentBack));
-        assert_eq!(guard.check(1_060_000, 60_000), Ok(()));
-        assert_eq!(
-            guard.check(1_060_000 + TOLERATED_JUMP_MS + 1, 60_000),
-            Err(ClockTrouble::JumpedAhead)
-        );
+        assert_eq!(guard.check(1_061_000, 60_000), Ok(()), "a correction of a second");
+        assert_eq!(guard.check(1_062_001, 61_000), Err(ClockTrouble::JumpedAhead), "and another");
         assert_eq!(guard.check(1_070_000, 70_000), Err(ClockTrouble::JumpedAhead), "for good");
+        let mut week = ClockGuard::new(0, 0, 7 * 24 * 60 * 60 * 1000);
+        assert_eq!(week.check(10_000, 0), Ok(()));
+        assert_eq!(week.check(10_001, 0), Err(ClockTrouble::JumpedAhead));
     }
 }

@@ -90,6 +90,8 @@ pub(crate) struct Segment {
     pub(crate) id: SegmentId,
     pub(crate) path: PathBuf,
     pub(crate) seed: Seed,
+    /// The key was removed.
+    pub(crate) removed: bool,
     pub(crate) base_index: u64,
     pub(crate) created_ms: u64,
     pub(crate) expiration_ms: u64,
@@ -213,6 +215,7 @@ impl Segment {
             id,
             path,
             seed: Seed::of_nonce(header.nonce),
+            removed: header.removed,
             base_index: header.base_index,
             created_ms: header.created_ms,
             expiration_ms: header.expiration_ms,
@@ -287,7 +290,9 @@ impl Segment {
     pub(crate) fn append(&self, parts: &mut [IoSlice<'_>], extent: Extent) -> Result<()> {
         let start = self.extent().end;
         if let Err(source) = write_full(&*self.file, parts, u64::from(start)) {
-            if self.file.set_len(u64::from(start)).is_err() {
+            // What was written must be gone for good: frames that come to stand there have the same seed.
+            let undone = self.file.set_len(u64::from(start)).and_then(|()| self.file.sync_data());
+            if undone.is_err() {
                 self.gate.poison();
             }
             return Err(self.io_error("append", source));

@@ -22,10 +22,9 @@ use crate::sync::{SyncError, SyncGate};
 pub(crate) enum Past {
     /// It is new, or was shut down: everything on disk is as the last writer left it.
     Clean,
-    /// The process died, the kernel lived on: every write that had returned is there.
-    ProcessDied,
-    /// The machine may have lost power: unsynced writes may be missing, in any combination.
-    PowerLost,
+    /// Unsynced writes may be missing, in any combination. It makes no difference whether the machine or
+    /// only the process went down: a failed sync, or a device that went away, loses pages as power does.
+    Unclean,
 }
 
 #[derive(Debug)]
@@ -38,6 +37,8 @@ pub(crate) struct Store {
     pub(crate) counters: Counters,
     pub(crate) chains: ChainCache,
     pub(crate) lost_tails: LostTails,
+    /// Creations cut off by a crash that have been seen.
+    pub(crate) interrupted: AtomicU64,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
     /// The process that opened the directory.
@@ -58,6 +59,11 @@ impl Store {
             lost_tails: LostTails::default(),
             options,
             counters: Counters::default(),
+            interrupted: AtomicU64::new(if past == Past::Clean {
+                meta.state.interrupted
+            } else {
+                0
+            }),
             meta: Mutex::new(meta),
             closed: AtomicBool::new(false),
             process: Process::current(),
@@ -95,6 +101,19 @@ impl Store {
 
     pub(crate) fn meta(&self) -> MutexGuard<'_, MetaFile> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest of these sequences that a segment can have used, given the newest valid one. A name
+    /// alone says little: anybody can make a file with a large number.
+    pub(crate) fn highest_used(&self, named: &[u32], valid: u32) -> u32 {
+        let plausible = valid.max(self.meta().state.floor).saturating_add(MAX_UNUSED);
+        named
+            .iter()
+            .copied()
+            .filter(|sequence| *sequence <= plausible)
+            .max()
+            .unwrap_or(0)
+            .max(valid)
     }
 
     // ---- names ----
@@ -172,6 +191,9 @@ impl LostTails {
         self.lock().remove(&key_hash);
     }
 }
+
+/// So many numbers at most are passed over because of creations that failed.
+const MAX_UNUSED: u32 = 16;
 
 /// `META`: two slots, written in turn, each write synced.
 #[derive(Debug)]

@@ -5,10 +5,12 @@ mod discard;
 mod read;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use read::Keys;
 
+use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
@@ -68,7 +70,9 @@ impl Wal {
 
     fn open_dir(dir: Arc<dyn Dir>, mut options: WalOptions) -> Result<Self> {
         options.max_entry_bytes = options.max_entry_bytes.min(options.max_segment_bytes);
-        let clock_guard = ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms());
+        let retention_ms = millis(options.entry_retention);
+        let clock_guard =
+            ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
         Ok(Self {
             store,
@@ -167,6 +171,8 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
+        // Waits for a `compact` that is on its way; none comes after.
+        let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clean = true;
         let mut result = Ok(());
         for stream in self.streams.all() {
@@ -182,6 +188,7 @@ impl Wal {
                 let (segments, digest) = recovery::fingerprint(&*store.dir)?;
                 store.meta().update(&*store.dir, |meta| {
                     (meta.clean, meta.segments, meta.digest) = (true, segments, digest);
+                    meta.interrupted = store.interrupted.load(Ordering::Relaxed);
                 })
             });
         }
@@ -204,6 +211,12 @@ impl Wal {
         let store = &self.store;
         store.check_writable()?;
         store.close();
+        // If this is cut off, what is left is a log without the keys that are gone, and their references
+        // must not meet what is appended to it.
+        let highest = self.streams.all().iter().map(|stream| stream.writer().highest()).max();
+        store
+            .meta()
+            .update(&*store.dir, |meta| meta.floor = meta.floor.max(highest.unwrap_or(0)))?;
         store.files.clear();
         let mut names = Vec::new();
         store

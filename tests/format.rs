@@ -216,7 +216,7 @@ fn a_torn_tail_is_none_of_the_entries() {
     }
     let (dir, clock) = directory_at("dropped after removals");
     let before = verify(dir.path()).0;
-    let path = segment(dir.path(), "orders", 3);
+    let path = segment(dir.path(), "orders", 5);
     let mut bytes = fs::read(&path).unwrap();
     // A signature alone, a piece of a frame from elsewhere, noise.
     bytes.extend(b"\xf7\x4b\x57\xe5");
@@ -280,7 +280,7 @@ fn name(path: &Path) -> String {
 fn a_flipped_bit_of_a_sealed_segment_is_reported_by_both() {
     let _alone = alone();
     let flip = |dir: &Path| {
-        let path = segment(dir, "orders", 2);
+        let path = segment(dir, "orders", 4);
         let mut bytes = fs::read(&path).unwrap();
         let three = bytes.windows(5).position(|w| w == b"three").unwrap();
         bytes[three + 2] ^= 0x10;
@@ -295,9 +295,9 @@ fn a_flipped_bit_of_a_sealed_segment_is_reported_by_both() {
 fn a_missing_middle_segment_is_reported_by_both() {
     let _alone = alone();
     let remove = |dir: &Path| {
-        fs::remove_file(segment(dir, "orders", 2)).unwrap();
+        fs::remove_file(segment(dir, "orders", 4)).unwrap();
         // It is the segment behind it that says so.
-        (name(&segment(dir, "orders", 3)), None)
+        (name(&segment(dir, "orders", 5)), None)
     };
     both_report(remove, &[1, 2, 3, 4]);
 }
@@ -306,7 +306,7 @@ fn a_missing_middle_segment_is_reported_by_both() {
 fn a_sealed_segment_cut_short_is_reported_by_both() {
     let _alone = alone();
     let cut = |dir: &Path| {
-        let path = segment(dir, "orders", 2);
+        let path = segment(dir, "orders", 4);
         let bytes = fs::read(&path).unwrap();
         let three = bytes.windows(5).position(|w| w == b"three").unwrap();
         fs::write(&path, &bytes[..three + 2]).unwrap();
@@ -321,20 +321,20 @@ type Golden = (&'static [u8], u64, u64, Option<&'static str>, &'static str, u64,
 
 #[rustfmt::skip]
 const GOLDEN: &[Golden] = &[
-    (b"", 1, 60_000, Some("again"), "second window", 2, 644),
-    (BINARY, 1, 60_000, None, "second window", 2, 657),
-    (PAIR[1].as_bytes(), 1, 60_000, None, "second window", 2, 664),
-    (PAIR[1].as_bytes(), 2, 120_001, None, "one", 4, 664),
-    (PAIR[1].as_bytes(), 3, 120_001, Some(""), "", 4, 699),
-    (PAIR[1].as_bytes(), 4, 120_001, Some("h"), "three", 4, 731),
-    (b"gone", 0, 120_001, None, "anew", 4, 648),
-    (b"orders", 0, 60_000, None, "BIG", 1, 650),
-    (b"orders", 1, 60_000, Some("size"), "next segment", 2, 650),
-    (b"orders", 2, 60_001, None, "one", 2, 698),
-    (b"orders", 3, 60_001, Some(""), "", 2, 733),
-    (b"orders", 4, 60_001, Some("h"), "three", 2, 765),
-    (b"orders", 5, 71_001, Some("window"), "third segment", 3, 650),
-    (b"trimmed", 1, 71_001, None, "behind", 2, 651),
+    (b"", 1, 60_000, Some("again"), "second window", 3, 644),
+    (BINARY, 1, 60_000, None, "second window", 3, 657),
+    (PAIR[1].as_bytes(), 1, 60_000, None, "second window", 3, 664),
+    (PAIR[1].as_bytes(), 2, 120_001, None, "one", 7, 664),
+    (PAIR[1].as_bytes(), 3, 120_001, Some(""), "", 7, 699),
+    (PAIR[1].as_bytes(), 4, 120_001, Some("h"), "three", 7, 731),
+    (b"gone", 0, 120_001, None, "anew", 7, 648),
+    (b"orders", 0, 60_000, None, "BIG", 3, 650),
+    (b"orders", 1, 60_000, Some("size"), "next segment", 4, 650),
+    (b"orders", 2, 60_001, None, "one", 4, 698),
+    (b"orders", 3, 60_001, Some(""), "", 4, 733),
+    (b"orders", 4, 60_001, Some("h"), "three", 4, 765),
+    (b"orders", 5, 71_001, Some("window"), "third segment", 5, 650),
+    (b"trimmed", 1, 71_001, None, "behind", 4, 651),
 ];
 
 fn golden_dir() -> PathBuf {

@@ -56,7 +56,7 @@ def read_meta(data):
         if len(slot) < 128 or slot[:8] != b"KEYWMETA" or crc32(slot[:124]) != struct.unpack("<I", slot[124:])[0]:
             find("note", "META", at, "the slot is not valid")
             continue
-        m = fields(slot, 8, "<HHIQQQQQQ", "version flags floor generation directory_id dropped_through boot files digest")
+        m = fields(slot, 8, "<HHIQQQQQQ", "version flags floor generation directory_id dropped_through interrupted files digest")
         if m.version != 1 or m.flags > 1 or any(slot[64:124]):
             sys.exit("META is of a newer version of the format")
         slots.append(m)

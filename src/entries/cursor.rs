@@ -259,8 +259,10 @@ impl Backward {
                 .map_err(io_error)?;
             let near = start.saturating_add(BLOCK_BYTES);
             if near < self.end {
-                if let Some(frame) =
-                    next_header(segment.file(), segment.seed, near, self.end).map_err(io_error)?
+                let found =
+                    next_header(segment.file(), segment.seed, near, self.end).map_err(io_error)?;
+                // The search may have stopped one long entry short of what is wanted.
+                if let Some(frame) = found.filter(|frame| u64::from(frame.header.index) >= relative)
                 {
                     self.end = frame.offset;
                     self.end_index =

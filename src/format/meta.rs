@@ -21,8 +21,8 @@ pub(crate) struct Meta {
     pub(crate) directory_id: u64,
     /// Retention may have dropped segments that expired up to this moment.
     pub(crate) dropped_through_ms: u64,
-    /// Which run of the operating system wrote this; 0 where that cannot be known.
-    pub(crate) boot: u64,
+    /// Creations cut off by a crash that are known and still lie about.
+    pub(crate) interrupted: u64,
     pub(crate) segments: u64,
     pub(crate) digest: u64,
 }
@@ -39,7 +39,7 @@ impl Meta {
         out.extend(self.generation.to_le_bytes());
         out.extend(self.directory_id.to_le_bytes());
         out.extend(self.dropped_through_ms.to_le_bytes());
-        out.extend(self.boot.to_le_bytes());
+        out.extend(self.interrupted.to_le_bytes());
         out.extend(self.segments.to_le_bytes());
         out.extend(self.digest.to_le_bytes());
         out.extend([0; RESERVED_BYTES]);
@@ -64,7 +64,7 @@ impl Meta {
             generation: fields.u64()?,
             directory_id: fields.u64()?,
             dropped_through_ms: fields.u64()?,
-            boot: fields.u64()?,
+            interrupted: fields.u64()?,
             segments: fields.u64()?,
             digest: fields.u64()?,
         };
@@ -87,7 +87,7 @@ mod tests {
             generation: 1 << 33,
             directory_id: 2,
             dropped_through_ms: 3,
-            boot: 5,
+            interrupted: 5,
             segments: 6,
             digest: 7,
         }

@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs2::FileExt as _;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Dir, File, LOCK_NAME, Lock, OpenMode};
-use crate::format::mix;
 
 /// A directory held open by descriptor: renaming it while it is in use changes nothing.
 #[derive(Debug)]
@@ -21,7 +22,6 @@ pub struct OsDir {
     path: PathBuf,
     dir: OwnedFd,
     file_mode: Mode,
-    boot: u64,
 }
 
 impl OsDir {
@@ -48,7 +48,7 @@ impl OsDir {
             Mode::empty(),
         )?;
         let file_mode = Mode::from_bits_truncate(file_mode);
-        Ok(Self { path: path.to_owned(), dir, file_mode, boot: boot() })
+        Ok(Self { path: path.to_owned(), dir, file_mode })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<std::fs::File> {
@@ -117,19 +117,16 @@ impl Dir for OsDir {
     }
 
     fn random(&self) -> u64 {
-        // Keyed anew for every call from the operating system's randomness.
-        RandomState::new().build_hasher().finish()
+        // The keys of `RandomState` are drawn once for a thread, and a fork copies them: what tells two
+        // processes, and two calls, apart goes in.
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u32(std::process::id());
+        hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        hasher.write_u128(now.as_nanos());
+        hasher.finish()
     }
-
-    fn boot(&self) -> u64 {
-        self.boot
-    }
-}
-
-/// Folds the kernel's random boot identifier into one word.
-fn boot() -> u64 {
-    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.iter().fold(0, |word, byte| mix(word ^ u64::from(*byte)))
 }
 
 /// Unlocked by name when it is dropped: closing the file is not enough while a child that another thread

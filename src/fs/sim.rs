@@ -373,10 +373,6 @@ impl Dir for SimDir {
     fn random(&self) -> u64 {
         self.state().random.next()
     }
-
-    fn boot(&self) -> u64 {
-        self.state().boot
-    }
 }
 
 #[derive(Debug)]

@@ -233,10 +233,13 @@ impl Stream {
         if segment.is_poisoned() {
             return Err(segment.poisoned());
         }
-        self.write_mark(writer, &segment, FrameFlags::MARK)?;
-        writer.phase = Phase::Active { marked: true };
+        let marked = self.write_mark(writer, &segment, FrameFlags::MARK);
+        if marked.is_ok() {
+            writer.phase = Phase::Active { marked: true };
+        }
+        // Without room for a mark there is still something to sync.
         store.make_durable(&segment, segment.extent().end)?;
-        Ok(true)
+        marked.map(|()| true)
     }
 
     fn create(

@@ -49,9 +49,10 @@ impl Stream {
                 continue;
             }
             if previous_sequence == 0
+                || self.is_tombstone(store, *sequence)
                 || (previous_sequence > *sequence && self.were_dropped(store, older))
             {
-                chain.leftovers = older.to_vec();
+                self.sort_leftovers(store, older, &mut chain)?;
                 break;
             }
             if previous_sequence != *sequence {
@@ -91,6 +92,24 @@ impl Stream {
         }
         chain.nodes.reverse();
         Ok(chain)
+    }
+
+    fn is_tombstone(&self, store: &Store, sequence: u32) -> bool {
+        self.segment(store, sequence).is_ok_and(|segment| segment.removed)
+    }
+
+    /// Tells what is left of dropped segments from what never was one. A file without a valid header may
+    /// be anything, and is not to be dropped.
+    fn sort_leftovers(&self, store: &Store, sequences: &[u32], chain: &mut Chain) -> Result<()> {
+        for sequence in sequences {
+            match self.segment(store, *sequence) {
+                Ok(_) => chain.leftovers.push(*sequence),
+                Err(WalError::Expired) => {}
+                Err(WalError::Corrupted { .. }) => chain.unused.push(*sequence),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Whether retention has dropped all of these segments, and a crash brought some back.

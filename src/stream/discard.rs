@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
-use crate::format::{FileHeader, label};
+use crate::format::FileHeader;
 use crate::report::{CompactionReport, count};
 use crate::retention;
 use crate::segment::Segment;
@@ -210,24 +210,23 @@ impl Stream {
         let sequence = tombstone.id.sequence;
         store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
         sequences.push(sequence);
-        self.finish_removal(store, &label(self.key().unwrap_or_default()), &sequences)?;
+        self.finish_removal(store, &sequences)?;
         writer.phase = Phase::Empty;
         writer.last_ms = 0;
-        writer.tombstone = keep_tombstone;
-        if keep_tombstone { Ok(()) } else { self.unlink_tombstone(store, sequence) }
+        writer.tombstone = true;
+        if !keep_tombstone {
+            self.unlink_tombstone(store, sequence)?;
+            writer.tombstone = false;
+        }
+        Ok(())
     }
 
     /// Unlinks everything a removed key has left but its tombstone, the last of `sequences`.
-    pub(super) fn finish_removal(
-        &self,
-        store: &Store,
-        label: &str,
-        sequences: &[u32],
-    ) -> Result<()> {
+    pub(crate) fn finish_removal(&self, store: &Store, sequences: &[u32]) -> Result<()> {
         let (_, older) = sequences.split_last().unwrap_or((&0, &[]));
         let mut catalog = self.catalog();
         for sequence in older {
-            let name = self.id(*sequence).file_name(label);
+            let name = self.file_name(*sequence);
             match store.dir.remove(&name) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 result => result.map_err(|source| {

@@ -1,9 +1,12 @@
 //! Learning what a stream's files hold, before its first use.
 
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
 use super::{Catalog, Phase, Stream, Writer};
 use crate::error::{Result, WalError};
-use crate::format::{FileHeader, FrameHeader, label};
-use crate::fs::read_full;
+use crate::format::{FileHeader, FrameHeader};
+use crate::fs::{OpenMode, read_full};
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan};
 use crate::segment::{Extent, OpenError, Segment};
@@ -15,8 +18,12 @@ pub(crate) struct Findings {
     pub(crate) torn: Vec<Finding>,
     pub(crate) damaged: Vec<Finding>,
     pub(crate) ignored: Vec<Finding>,
-    /// The key was removed; this is what says so.
-    pub(crate) tombstone: Option<u32>,
+    /// Of them, creations that a crash cut off.
+    interrupted: u64,
+    /// The key was removed: what is left of it, the file that says so last.
+    pub(crate) removed: Vec<u32>,
+    /// Highest sequence that the stream has used.
+    pub(crate) highest: u32,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
 }
@@ -44,7 +51,11 @@ impl Stream {
             let catalog = self.catalog();
             (catalog.sequences.to_vec(), catalog.label.clone())
         };
+        store.check_open()?;
         let distrust = store.past != Past::Clean;
+        // After a clean shutdown, only such creations are forgiven as were known then.
+        let forgive = distrust || store.interrupted.load(Ordering::Relaxed) > 0;
+        let named = sequences.clone();
         while let Some(sequence) = sequences.last().copied() {
             let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
@@ -52,10 +63,13 @@ impl Stream {
                 Ok((segment, header)) => {
                     let file_bytes = segment.file_bytes()?;
                     if file_bytes >= u64::from(segment.frames_start) {
+                        findings.highest = store.highest_used(&named, sequence);
+                        writer.highest = findings.highest;
+                        findings.count_in(store);
                         return self.settle(store, writer, segment, header, sequences, findings);
                     }
                     let reason = "the file header is cut off";
-                    if !distrust {
+                    if !forgive {
                         return Err(WalError::Corrupted {
                             path,
                             offset: file_bytes,
@@ -63,11 +77,18 @@ impl Stream {
                             reason,
                         });
                     }
-                    findings.ignored.push(interrupted(path, file_bytes, reason));
+                    findings.interrupted(path, file_bytes, reason);
                 }
                 // A creation that a crash cut off; its number stays used.
-                Err(OpenError::Header(reason @ "no valid file header")) if distrust => {
-                    findings.ignored.push(interrupted(path, 0, reason));
+                Err(OpenError::Header(reason @ "no valid file header")) if forgive => {
+                    let file = store.dir.open(&id.file_name(&label), OpenMode::Read);
+                    let bytes = file.and_then(|file| file.len()).unwrap_or(0);
+                    findings.interrupted(path, bytes, reason);
+                }
+                // None of ours, whatever its name.
+                Err(OpenError::Header(what @ "not a regular file")) => {
+                    let what = what.to_owned();
+                    findings.ignored.push(Finding { path, offset: 0, bytes: 0, what });
                 }
                 Err(OpenError::Header(reason)) => {
                     return Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason });
@@ -76,6 +97,9 @@ impl Stream {
             }
             sequences.pop();
         }
+        findings.highest = store.highest_used(&named, 0);
+        writer.highest = findings.highest;
+        findings.count_in(store);
         *self.catalog() = Catalog::default();
         writer.phase = Phase::Empty;
         self.owner.get_or_init(|| None);
@@ -93,16 +117,17 @@ impl Stream {
         mut findings: Findings,
     ) -> Result<Findings> {
         if header.removed {
-            self.finish_removal(store, &label(&header.key), &sequences)?;
             writer.phase = Phase::Empty;
             writer.tombstone = true;
+            *self.catalog() = Catalog::default();
             self.owner.get_or_init(|| Some(header.key));
-            findings.tombstone = Some(segment.id.sequence);
+            findings.removed = sequences;
             return Ok(findings);
         }
+        let distrust = store.past != Past::Clean;
         let (tail, lost_tail) = match store.past {
             Past::Clean => closed_tail(&segment)?,
-            Past::ProcessDied | Past::PowerLost => {
+            Past::Unclean => {
                 let scanned = scan_file(&segment, false)?;
                 findings.take_in(&segment, &scanned);
                 (scanned.tail, None)
@@ -112,7 +137,7 @@ impl Stream {
             _ if lost_tail.is_some() => Phase::Damaged,
             TailState::Sealed => Phase::Ended { sealed: true },
             TailState::Torn => Phase::Ended { sealed: false },
-            _ if segment.id.sequence <= store.meta().state().floor => Phase::Stale,
+            _ if distrust || segment.id.sequence <= store.meta().state().floor => Phase::Stale,
             TailState::Open => Phase::Active { marked: false },
             TailState::Marked => Phase::Active { marked: true },
         };
@@ -143,6 +168,19 @@ impl Stream {
 }
 
 impl Findings {
+    fn interrupted(&mut self, path: PathBuf, bytes: u64, reason: &str) {
+        let what = format!("an interrupted creation, or damage to all of the header: {reason}");
+        self.ignored.push(Finding { path, offset: 0, bytes, what });
+        self.interrupted = self.interrupted.saturating_add(1);
+    }
+
+    /// What a clean shutdown will have to tell the next open.
+    fn count_in(&self, store: &Store) {
+        if store.past == Past::Unclean {
+            store.interrupted.fetch_add(self.interrupted, Ordering::Relaxed);
+        }
+    }
+
     fn take_in(&mut self, segment: &Segment, scanned: &Scanned) {
         self.entries = self.entries.saturating_add(u64::from(scanned.tail.count));
         self.bytes = self.bytes.saturating_add(u64::from(scanned.tail.end));
@@ -175,10 +213,6 @@ impl Findings {
             }
         }
     }
-}
-
-fn interrupted(path: std::path::PathBuf, bytes: u64, reason: &str) -> Finding {
-    Finding { path, offset: 0, bytes, what: format!("interrupted creation: {reason}") }
 }
 
 fn scan_file(segment: &Segment, all_durable: bool) -> Result<Scanned> {

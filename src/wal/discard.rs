@@ -28,6 +28,7 @@ impl Wal {
         let clock = &store.options.clock;
         let now_ms = clock.now_ms();
         let mut guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        store.check_open()?;
         if let Err(trouble) = guard.check(now_ms, clock.monotonic_ms()) {
             report.refused = Some(trouble);
             return Ok(report);
@@ -97,12 +98,12 @@ impl Wal {
                 continue;
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
-            stream.remove(&self.store, &mut writer, keep_tombstone)?;
+            let result = stream.remove(&self.store, &mut writer, keep_tombstone);
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream);
             }
-            return Ok(());
+            return result;
         }
     }
 }
