@@ -60,7 +60,7 @@ pub trait Dir: Send + Sync + Debug {
 pub trait Lock: Send + Sync + Debug {}
 
 /// An open file. All calls are positional and may be made from several threads at once.
-#[expect(clippy::len_without_is_empty, reason = "a file system call, not a collection")]
+#[allow(clippy::len_without_is_empty, reason = "a file system call, not a collection")]
 pub trait File: Send + Sync + Debug {
     /// Reads up to `buffer.len()` bytes at `offset`; 0 is the end of the file, fewer is not.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;

@@ -194,7 +194,7 @@ impl Stream {
     /// The segment with this sequence, open. The stream must be loaded.
     ///
     /// # Errors
-    /// `Expired` if it was dropped, `InvalidRef` if there never was one, `Corrupted` if it should be
+    /// `Expired` if it was dropped, `InvalidRef` if there is no such one yet, `Corrupted` if it should be
     /// there and is not what it should be.
     pub(crate) fn segment(&self, store: &Store, sequence: u32) -> Result<Arc<Segment>> {
         let id = self.id(sequence);
@@ -206,7 +206,8 @@ impl Stream {
             return Ok(segment);
         }
         let Ok(at) = catalog.sequences.binary_search(&sequence) else {
-            let dropped = catalog.sequences.first().is_none_or(|first| sequence < *first);
+            // Below the newest, what is not there has been dropped, or lost before that.
+            let dropped = catalog.sequences.last().is_none_or(|newest| sequence < *newest);
             return Err(if dropped { WalError::Expired } else { WalError::InvalidRef });
         };
         let segment = match catalog.sequences.get(at.saturating_add(1)..) {

@@ -17,9 +17,10 @@ use std::time::Instant;
 
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
 
-use common::oracle::{Allowed, KeyModel, Observed};
-use common::recovered::{check_image, open};
-use common::run::{Op, Run, Setup};
+use common::ops::Op;
+use common::oracle::Allowed;
+use common::recovered::{check, check_image, open};
+use common::run::{Run, Setup};
 use common::{Check, Failures, env_number, guarded, image_hash, mix, on_all_cores};
 
 mod common;
@@ -137,7 +138,7 @@ fn explore(plan: &Plan, longest: usize, symmetric: bool) {
     let states = get(&counts.states);
     println!(
         "crash, {} setup, length <= {longest}, seed {}: {} workloads, {} crash points, {states} crash \
-         states ({} more were repetitions), {} of them nested, {} kills, {:.1} s, {:.0} states/s, {} \
+         states ({} more were repetitions), {} of them nested, {} kills, {:.1} s, {} states/s, {} \
          violations",
         plan.setup.name,
         plan.budget.seed,
@@ -147,7 +148,7 @@ fn explore(plan: &Plan, longest: usize, symmetric: bool) {
         get(&counts.nested),
         get(&counts.kills),
         started.elapsed().as_secs_f64(),
-        states as f64 / started.elapsed().as_secs_f64(),
+        u128::from(states) * 1000 / started.elapsed().as_millis().max(1),
         failures.count(),
     );
     failures.finish();
@@ -268,22 +269,22 @@ fn kills(plan: &Plan, ops: &[Op], whole: &Run, counts: &Counts) -> Check {
         if matches!(last, Op::Kill | Op::Cut(_)) {
             run.faults = faults;
         } else {
-            faults.into_iter().for_each(|fault| run.sim.inject(fault));
+            for fault in faults {
+                run.sim.inject(fault);
+            }
         }
         // What is returned, nobody hears any more.
         let _ = run.apply(*last);
         counts.kills.fetch_add(1, Relaxed);
         let sim = run.sim.after_kill();
-        let text = |text| format!("killed at call {at}: {text}");
-        let wal = open(whole, &sim).map_err(text)?;
-        let seen = Observed::all(&wal, &whole.setup.keys).map_err(text)?;
-        for (key, seen) in seen.iter().enumerate() {
-            let (old, new): (&KeyModel, &KeyModel) = (&whole.before[key], &whole.keys[key]);
-            let kept = if matches!(last, Op::Cut(_)) { old.durable } else { old.count() };
-            let allowed = old.in_flight(new, kept);
-            let checked = allowed.check(seen).and_then(|()| allowed.check_refs(&wal, seen));
-            checked.map_err(|text| format!("killed at call {at}: key {key}: {text}"))?;
-        }
+        let kept = |key: usize| match last {
+            Op::Cut(_) => whole.before[key].durable,
+            _ => whole.before[key].count(),
+        };
+        let allowed: Vec<Allowed<'_>> = (0..whole.keys.len())
+            .map(|key| whole.before[key].in_flight(&whole.keys[key], kept(key)))
+            .collect();
+        check(whole, &sim, &allowed).map_err(|text| format!("killed at call {at}: {text}"))?;
     }
     Ok(())
 }

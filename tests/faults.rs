@@ -5,7 +5,8 @@
 //! be believed for ever; everything else must work on; and a kill, or a power cut after any later
 //! operation, must leave what was promised.
 //!
-//! `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
+//! All of them take a minute with `cargo test --release --test faults`; an unoptimised build runs a
+//! sample. `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -13,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind};
 
+use common::ops::Op;
 use common::oracle::{Allowed, KeyModel, Observed};
 use common::recovered::{check_image, open};
-use common::run::{Op, Run, Setup};
+use common::run::{Run, Setup};
 use common::{Check, Failures, guarded, on_all_cores};
 
 mod common;
@@ -27,6 +29,9 @@ const EROFS: i32 = 30;
 const WORKLOAD: &str = "small:0 large:0 batch:1 small:1 rotate:0 sync:1 large:1 compact small:0 large:0 \
      remove:1 small:1 batch:1 truncate:0 large:0 kill small:0 large:1 sync shutdown large:0 rotate:1 \
      batch:1 small:0 remove:0 large:0";
+
+/// Unoptimised, one case in so many is run.
+const DEBUG_ONE_IN: usize = 61;
 
 /// After a fault that lasts, so many operations are tried before it is over.
 const LASTS: usize = 4;
@@ -126,6 +131,8 @@ fn everything(setup: &Setup) {
     let mut cases = cases(setup, &ops);
     if let Ok(only) = std::env::var("KEYWAL_FAULT") {
         cases.retain(|case| name(&ops, case).contains(&only));
+    } else if cfg!(debug_assertions) {
+        cases = cases.into_iter().step_by(DEBUG_ONE_IN).collect();
     }
     let (counts, failures) = (Counts::default(), Failures::default());
     thread::scope(|scope| {
@@ -194,6 +201,7 @@ fn play(setup: &Setup, ops: &[Op], case: &Case, counts: &Counts) -> Check {
             None => run.open_again()?,
             Some(op) => run.apply(op)?,
         };
+        let result_text = format!("{result:?}");
         let what = || op.map_or("open".into(), |op| op.to_string());
         if let Err(error) = result {
             let expected = at == case.op || !over || poisons(case, ops);
@@ -204,6 +212,9 @@ fn play(setup: &Setup, ops: &[Op], case: &Case, counts: &Counts) -> Check {
             run.sim.clear_faults();
             let opened = run.open_again()?;
             opened.map_err(|error| format!("cannot be opened again: {error}: {error:?}"))?;
+        }
+        if std::env::var_os("KEYWAL_FAULT").is_some() {
+            println!("{}: {result_text}; {:?}", what(), &run.sim.trace()[run.start..]);
         }
         if at >= case.op {
             let wanted = format!("after {} (operation {at})", what());
@@ -240,7 +251,8 @@ fn arm(run: &mut Run, case: &Case, op: Option<Op>, ops: &[Op]) {
 /// fault that lasted hit the way back from another one.
 fn poisons(case: &Case, ops: &[Op]) -> bool {
     let removal = case.op.checked_sub(1).is_some_and(|at| matches!(ops[at], Op::Remove(_)));
-    case.forever || removal || matches!(case.called, CallKind::SyncData | CallKind::SyncDir)
+    let two = matches!(case.kind, FaultKind::ShortThenError { .. });
+    case.forever || removal || two || matches!(case.called, CallKind::SyncData | CallKind::SyncDir)
 }
 
 /// Some of the power cuts that may happen now.
@@ -264,7 +276,7 @@ fn live(run: &Run) -> Check {
     let seen = Observed::all(wal, &run.setup.keys).map_err(|text| format!("live: {text}"))?;
     for (key, (model, seen)) in run.keys.iter().zip(&seen).enumerate() {
         if !model.maybe_removed {
-            let allowed = model.after_kill();
+            let allowed = model.live();
             let checked = allowed.check(seen).and_then(|()| allowed.check_refs(wal, seen));
             checked.map_err(|text| format!("live, key {key}: {text}"))?;
         }

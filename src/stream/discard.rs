@@ -200,7 +200,8 @@ impl Stream {
         let tombstone = self.create_file(store, writer, |header| FileHeader {
             removed: true,
             created_ms: now_ms,
-            expiration_ms: now_ms,
+            // Nothing to keep: it goes as soon as there is something else.
+            expiration_ms: 0,
             ..header
         })?;
         // Once the tombstone is on disk, a crash removes the key. Until it is gone here, too, nothing may

@@ -28,6 +28,8 @@ pub struct KeyModel {
     /// Whether anything was ever issued in this life: if not, the key must not be there.
     pub used: bool,
     pub items: Vec<Item>,
+    /// So many of the last items were refused, but may be there after a crash: the way back failed.
+    pub doubtful: usize,
     /// The oldest entry that is kept. A range after an error: some may be gone, or come back.
     pub first: (u64, u64),
     /// Every entry before this index survives power loss, unless it is dropped.
@@ -62,8 +64,9 @@ pub struct Observed {
 }
 
 impl KeyModel {
+    /// Number of entries that the log shows.
     pub fn count(&self) -> u64 {
-        self.items.len() as u64
+        (self.items.len() - self.doubtful) as u64
     }
 
     /// After all calls have returned; `kept` entries at least.
@@ -71,7 +74,7 @@ impl KeyModel {
         Allowed {
             items: &self.items,
             first: self.first.0..=self.first.1,
-            next: kept..=self.count(),
+            next: kept..=self.items.len() as u64,
             absent: kept == 0 || self.maybe_removed,
             in_flight: u64::MAX,
             never_used: !self.used,
@@ -82,6 +85,11 @@ impl KeyModel {
     /// After a power cut.
     pub fn after_power_cut(&self) -> Allowed<'_> {
         self.settled(self.durable)
+    }
+
+    /// While nothing has happened to the process.
+    pub fn live(&self) -> Allowed<'_> {
+        Allowed { next: self.count()..=self.count(), ..self.settled(self.count()) }
     }
 
     /// After the death of the process.
@@ -99,7 +107,7 @@ impl KeyModel {
         }
         if after.count() > self.count() {
             allowed.items = &after.items;
-            allowed.next = kept..=after.count();
+            allowed.next = kept..=after.items.len() as u64;
             allowed.in_flight = self.count();
         }
         allowed.first = self.first.0..=after.first.1.max(self.first.1);
@@ -121,6 +129,7 @@ impl KeyModel {
         }
         self.first = (seen.first, seen.first);
         self.durable = seen.next;
+        self.doubtful = 0;
         self.maybe_removed = false;
         self.used = seen.listed;
     }
@@ -222,14 +231,19 @@ impl Allowed<'_> {
         let mut lost: Vec<EntryRef> = self.ghosts.iter().copied().collect();
         for (at, item) in (0..).zip(self.items) {
             let Some(reference) = item.reference else { continue };
-            if !(seen.first..seen.next).contains(&at) {
+            // While entries are being dropped, a reference may still give what it always gave.
+            let dropping = (*self.first.start()..seen.first).contains(&at);
+            if !dropping && !(seen.first..seen.next).contains(&at) {
                 check_lost(wal, &[reference])?;
                 lost.extend((at < self.in_flight).then_some(reference));
                 continue;
             }
-            let entry = wal.read_entry(reference).map_err(|error| {
-                format!("reference to entry {at}, which is there: {error}: {reference:?}")
-            })?;
+            if dropping && check_lost(wal, &[reference]).is_ok() {
+                continue;
+            }
+            let entry = wal
+                .read_entry(reference)
+                .map_err(|error| format!("reference to entry {at}: {error}: {reference:?}"))?;
             let same =
                 (entry.index, &entry.header, &entry.content) == (at, &item.header, &item.content);
             ensure!(same, "reference to entry {at} gives {entry:?}");

@@ -19,14 +19,18 @@ pub fn open(run: &Run, sim: &SimDir) -> Check<Wal> {
     if damaged.is_empty() { Ok(wal) } else { Err(format!("false damage: {damaged:?}")) }
 }
 
-/// Recovers an image and checks everything that was promised.
+/// Recovers what a power cut left, and checks everything that was promised.
 pub fn check_image(run: &Run, image: &Image, allowed: &[Allowed<'_>]) -> Check {
+    check(run, &SimDir::from_image(image, 7), allowed)
+}
+
+/// Recovers a directory, and checks everything that was promised.
+pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>]) -> Check {
     let keys = &run.setup.keys;
-    let sim = SimDir::from_image(image, 7);
-    let wal = open(run, &sim)?;
+    let wal = open(run, sim)?;
     let seen = Observed::all(&wal, keys)?;
     if std::env::var_os("KEYWAL_CRASH_AT").is_some() {
-        println!("{image:?}\n{:?}\n{seen:?}", wal.recovery_report());
+        println!("{sim:?}\n{:?}\n{seen:?}", wal.recovery_report());
     }
     let lost = check_all(&wal, allowed, &seen)?;
 

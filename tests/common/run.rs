@@ -1,7 +1,5 @@
 //! A log on a simulated disk, and the model that goes along with it, one operation at a time.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,99 +7,12 @@ use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
+use super::ops::Op;
 use super::oracle::{Item, KeyModel, Observed, index};
 use super::{Check, EPOCH_MS, content, header};
 use crate::ensure;
 
-/// What a workload is made of. The number is that of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
-    /// Appends 40 bytes, `Os`.
-    Small(usize),
-    /// Appends 900 bytes, `Disk`: over two or three sectors.
-    Large(usize),
-    /// Appends three entries, `Disk`.
-    Batch(usize),
-    /// Lets the window pass and appends, `Os`.
-    Rotate(usize),
-    /// Drops everything by `truncate_before`.
-    Truncate(usize),
-    Remove(usize),
-    SyncKey(usize),
-    Sync,
-    /// Lets the retention pass and compacts.
-    Compact,
-    /// Shuts down and opens again.
-    Shutdown,
-    /// The process dies; another one opens.
-    Kill,
-    /// The power is cut, and of what was not durable this sample is there.
-    Cut(u64),
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Small(key) => write!(f, "small:{key}"),
-            Self::Large(key) => write!(f, "large:{key}"),
-            Self::Batch(key) => write!(f, "batch:{key}"),
-            Self::Rotate(key) => write!(f, "rotate:{key}"),
-            Self::Truncate(key) => write!(f, "truncate:{key}"),
-            Self::Remove(key) => write!(f, "remove:{key}"),
-            Self::SyncKey(key) => write!(f, "sync:{key}"),
-            Self::Sync => write!(f, "sync"),
-            Self::Compact => write!(f, "compact"),
-            Self::Shutdown => write!(f, "shutdown"),
-            Self::Kill => write!(f, "kill"),
-            Self::Cut(sample) => write!(f, "cut:{sample}"),
-        }
-    }
-}
-
-impl FromStr for Op {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, number) = text.split_once(':').unwrap_or((text, "0"));
-        let number: u64 = number.parse().map_err(|_| format!("no number in {text}"))?;
-        let key = index(number);
-        Ok(match (name, text.contains(':')) {
-            ("small", _) => Self::Small(key),
-            ("large", _) => Self::Large(key),
-            ("batch", _) => Self::Batch(key),
-            ("rotate", _) => Self::Rotate(key),
-            ("truncate", _) => Self::Truncate(key),
-            ("remove", _) => Self::Remove(key),
-            ("sync", true) => Self::SyncKey(key),
-            ("sync", false) => Self::Sync,
-            ("compact", _) => Self::Compact,
-            ("shutdown", _) => Self::Shutdown,
-            ("kill", _) => Self::Kill,
-            ("cut", _) => Self::Cut(number),
-            _ => return Err(format!("unknown operation {text}")),
-        })
-    }
-}
-
-impl Op {
-    pub fn key(self) -> Option<usize> {
-        match self {
-            Self::Small(key) | Self::Large(key) | Self::Batch(key) | Self::Rotate(key) => Some(key),
-            Self::Truncate(key) | Self::Remove(key) | Self::SyncKey(key) => Some(key),
-            _ => None,
-        }
-    }
-
-    pub fn parse_all(text: &str) -> Vec<Self> {
-        text.split_whitespace().map(|op| op.parse().unwrap_or_else(|e| panic!("{e}"))).collect()
-    }
-
-    pub fn print_all(ops: &[Self]) -> String {
-        ops.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    }
-}
-
-pub const RETENTION: Duration = Duration::from_millis(1000);
+pub const RETENTION: Duration = Duration::from_secs(1);
 pub const WINDOW: Duration = Duration::from_millis(500);
 
 /// The constants of a workload.
@@ -289,10 +200,8 @@ impl Run {
             Err(error) => (vec![None; sizes.len()], Some(error)),
         };
         if let Some(error) = &error {
-            let was_poisoned = std::mem::replace(
-                &mut self.poisoned[key],
-                self.poisoned[key] || is_sync_error(error),
-            );
+            let was_poisoned = self.poisoned[key];
+            self.poisoned[key] |= is_sync_error(error);
             // Only an entry whose own sync failed may be there; whether it is, the log says.
             let doubtful = disk && is_sync_error(error);
             let next = wal.next_index(name);
@@ -300,7 +209,15 @@ impl Run {
             let model = &mut self.keys[key];
             model.used |= doubtful || !matches!(error, WalError::Poisoned { .. });
             match next {
-                Ok(next) if next == model.count() => return Ok(Err(error_of(error))),
+                Ok(0) if model.maybe_removed => return Ok(Err(error_of(error))),
+                Ok(next) if next == model.count() => {
+                    let way_back_failed = wal.sync_key(name).is_err();
+                    if way_back_failed && !is_sync_error(error) && model.doubtful == 0 {
+                        model.doubtful = entries.len();
+                        model.items.extend(items(entries, references));
+                    }
+                    return Ok(Err(error_of(error)));
+                }
                 Ok(next) if doubtful && next == model.count() + sizes.len() as u64 => {
                     ensure!(!known, "an append refused as poisoned is in the log");
                 }
@@ -308,18 +225,23 @@ impl Run {
                     let count = model.count();
                     return Err(format!("next index {next} after {count} and {error}: {error:?}"));
                 }
-                Err(unreadable) => {
-                    ensure!(!doubtful, "cannot tell after {error}: {unreadable}");
+                Err(_) => {
+                    if doubtful && model.doubtful == 0 {
+                        model.doubtful = entries.len();
+                        model.items.extend(items(entries, references));
+                    }
                     return Ok(Err(error_of(error)));
                 }
             }
         }
         let model = &mut self.keys[key];
-        let last = entries.len() - 1;
-        for (at, ((header, content), reference)) in entries.into_iter().zip(references).enumerate()
-        {
-            model.items.push(Item { reference, header, content, ends: at == last });
+        let gone = |next| next <= sizes.len() as u64;
+        if model.maybe_removed && wal.next_index(name).is_ok_and(gone) {
+            model.remove();
         }
+        model.items.truncate(index(model.count()));
+        model.doubtful = 0;
+        model.items.extend(items(entries, references));
         model.used = true;
         if let Some(error) = error {
             return Ok(Err(error));
@@ -335,7 +257,8 @@ impl Run {
     fn sync_key(&mut self, key: usize) -> Check<Result<(), WalError>> {
         let result = self.wal()?.sync_key(self.setup.keys[key]);
         if result.is_ok() {
-            ensure!(!self.poisoned[key], "sync_key after a failed sync is acknowledged");
+            let lost = self.poisoned[key] && self.keys[key].durable < self.keys[key].count();
+            ensure!(!lost, "sync_key after a failed sync is acknowledged");
             self.keys[key].durable = self.keys[key].count();
         }
         self.poisoned[key] |= result.as_ref().is_err_and(is_sync_error);
@@ -346,7 +269,8 @@ impl Run {
         let result = self.wal()?.sync();
         if result.is_ok() {
             let poisoned = self.sync_failed || self.poisoned.contains(&true);
-            ensure!(!poisoned, "sync after a failed sync is acknowledged");
+            let lost = poisoned && self.keys.iter().any(|key| key.durable < key.count());
+            ensure!(!lost, "sync after a failed sync is acknowledged");
             for model in &mut self.keys {
                 model.durable = model.count();
             }
@@ -389,8 +313,6 @@ impl Run {
             (model.first, model.durable) = ((count, count), count);
         } else {
             model.first.1 = count;
-            // The successor that carries the numbers on was created at most.
-            self.poisoned[key] |= result.as_ref().is_err_and(is_sync_error);
         }
     }
 
@@ -412,7 +334,8 @@ impl Run {
         let was_open = self.wal.take().is_some();
         if closed.is_ok() && was_open {
             let failed = self.sync_failed || self.poisoned.contains(&true);
-            ensure!(!failed, "shutdown after a failed sync is acknowledged");
+            let lost = failed && self.keys.iter().any(|key| key.durable < key.count());
+            ensure!(!lost, "shutdown after a failed sync is acknowledged");
             for model in &mut self.keys {
                 model.durable = model.count();
             }
@@ -457,16 +380,13 @@ impl Run {
     ) -> Check {
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
-        let power_lost = wal.recovery_report().power_lost;
         self.sim.clear_faults();
         self.calls_of_open = self.sim.call_kinds();
         let lost_pages = self.lost_pages();
         for (key, seen) in Observed::all(&wal, &self.setup.keys)?.iter().enumerate() {
             let model = &mut self.keys[key];
             let wanted = if lost_pages { model.after_power_cut() } else { allowed(model) };
-            wanted.check(seen).map_err(|text| {
-                format!("key {key} after reopening (power lost: {power_lost}): {text}")
-            })?;
+            wanted.check(seen).map_err(|text| format!("key {key} after reopening: {text}"))?;
             model.adopt(seen);
         }
         self.wal = Some(wal);
@@ -474,6 +394,20 @@ impl Run {
         self.sync_failed = false;
         Ok(())
     }
+}
+
+fn items(
+    entries: Vec<(Option<Bytes>, Bytes)>,
+    references: Vec<Option<EntryRef>>,
+) -> impl Iterator<Item = Item> {
+    let last = entries.len() - 1;
+    let entries = entries.into_iter().zip(references).enumerate();
+    entries.map(move |(at, ((header, content), reference))| Item {
+        reference,
+        header,
+        content,
+        ends: at == last,
+    })
 }
 
 /// Whether the error says that bytes may be lost, or that a sync failed before.

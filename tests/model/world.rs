@@ -12,108 +12,14 @@ use crate::common::oracle::index;
 use crate::common::{COLLIDING, Check, EPOCH_MS, content, header};
 use crate::ensure;
 
+#[path = "ops.rs"]
+mod ops;
 #[path = "reading.rs"]
 mod reading;
 
+pub use ops::{Limits, Op, Raw};
+
 pub const KEYS: [&[u8]; 5] = [b"", b"\x00\xff\n../a", COLLIDING[0], COLLIDING[1], b"topic-7"];
-
-/// The options of a case, as small numbers that shrink to the plainest.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub retention_ms: u64,
-    pub segments: u32,
-    pub max_segment_bytes: u64,
-    pub max_open_files: usize,
-    pub preallocate_bytes: u64,
-}
-
-impl From<(u8, u8, u8, u8, u8)> for Limits {
-    fn from((retention, segments, bytes, files, preallocate): (u8, u8, u8, u8, u8)) -> Self {
-        let max_segment_bytes = [1 << 20, 4096, 5000, 16 << 10][usize::from(bytes)];
-        Self {
-            retention_ms: [1000, 10, 60_000, 600_000][usize::from(retention)],
-            segments: [4, 1, 10][usize::from(segments)],
-            max_segment_bytes,
-            max_open_files: [512, 1, 2, 3][usize::from(files)],
-            preallocate_bytes: [0, 1, max_segment_bytes / 2][usize::from(preallocate)],
-        }
-    }
-}
-
-/// An operation as four numbers, which shrink to 0: an append.
-#[derive(Debug, Clone, Copy)]
-pub struct Raw {
-    kind: u8,
-    key: usize,
-    a: u16,
-    b: u16,
-}
-
-impl From<(u8, u8, u16, u16)> for Raw {
-    fn from((kind, key, a, b): (u8, u8, u16, u16)) -> Self {
-        Self { kind, key: usize::from(key), a, b }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum Op {
-    Append { key: usize, size: u16, disk: bool },
-    LogEntry { key: usize, size: u16 },
-    Batch { key: usize, entries: u16, size: u16, disk: bool },
-    AppendIf { key: usize, off: u16, size: u16 },
-    Sync,
-    SyncKey { key: usize },
-    ReadRefs { pick: u16 },
-    MadeUpRef { pick: u16, tweak: u16 },
-    Get { key: usize, pick: u16 },
-    Range { key: usize, from: u16, to: u16 },
-    TimeRange { key: usize, from: u16, to: u16 },
-    LastN { key: usize, n: u16, turns: u16 },
-    BothEnds { key: usize, turns: u16 },
-    CheckKey { key: usize },
-    CheckAll,
-    Advance { how: u16, n: u16 },
-    StepBack { how: u16 },
-    JumpAhead { how: u16 },
-    Compact,
-    Truncate { key: usize, pick: u16 },
-    Remove { key: usize },
-    Shutdown,
-    Kill,
-    DropAndReopen,
-}
-
-impl Raw {
-    pub fn decode(self) -> Op {
-        let Self { kind, key, a, b } = self;
-        match kind {
-            0..=21 => Op::Append { key, size: a, disk: b % 4 == 1 },
-            22..=23 => Op::LogEntry { key, size: a },
-            24..=29 => Op::Batch { key, entries: b / 2 % 5, size: a, disk: b % 2 == 1 },
-            30..=32 => Op::AppendIf { key, off: b % 3, size: a },
-            33 => Op::Sync,
-            34 => Op::SyncKey { key },
-            35..=38 => Op::ReadRefs { pick: a },
-            39..=42 => Op::MadeUpRef { pick: a, tweak: b },
-            43..=45 => Op::Get { key, pick: a },
-            46..=48 => Op::Range { key, from: a, to: b },
-            49..=51 => Op::TimeRange { key, from: a, to: b },
-            52..=53 => Op::LastN { key, n: a, turns: b },
-            54..=56 => Op::BothEnds { key, turns: a },
-            57..=59 => Op::CheckKey { key },
-            60 => Op::CheckAll,
-            61..=70 => Op::Advance { how: a, n: b },
-            71 => Op::StepBack { how: a },
-            72 => Op::JumpAhead { how: a },
-            73..=79 => Op::Compact,
-            80..=83 => Op::Truncate { key, pick: a },
-            84..=86 => Op::Remove { key },
-            87..=91 => Op::Shutdown,
-            92..=96 => Op::Kill,
-            _ => Op::DropAndReopen,
-        }
-    }
-}
 
 /// An entry the model holds, with the number of the call that appended it.
 #[derive(Debug, Clone)]
@@ -159,12 +65,17 @@ pub struct Handle {
 /// What `compact` remembers of the clocks.
 #[derive(Debug, Clone, Copy)]
 struct Guard {
+    /// Both clocks when the log was opened.
     now_ms: u64,
     monotonic_ms: u64,
+    latest_ms: u64,
     jumped: bool,
 }
 
-const TOLERATED_JUMP_MS: u64 = 60_000;
+/// A hundredth of the retention, at most ten seconds.
+fn tolerated_jump_ms(limits: &Limits) -> u64 {
+    (limits.retention_ms / 100).min(10_000)
+}
 
 pub struct World {
     pub limits: Limits,
@@ -196,7 +107,7 @@ impl World {
             wal: None,
             keys: vec![KeyModel::default(); KEYS.len()],
             handles: Vec::new(),
-            guard: Guard { now_ms: 0, monotonic_ms: 0, jumped: false },
+            guard: Guard { now_ms: 0, monotonic_ms: 0, latest_ms: 0, jumped: false },
             serial: 0,
             appended: 0,
             reopened: 0,
@@ -243,8 +154,8 @@ impl World {
         ensure!(report.torn.is_empty(), "torn without a crash: {:?}", report.torn);
         ensure!(report.ignored.is_empty(), "ignored without a crash: {:?}", report.ignored);
         self.wal = Some(wal);
-        self.guard =
-            Guard { now_ms: self.now_ms(), monotonic_ms: self.monotonic_ms(), jumped: false };
+        let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
+        self.guard = Guard { now_ms, monotonic_ms, latest_ms: now_ms, jumped: false };
         Ok(())
     }
 
@@ -279,7 +190,8 @@ impl World {
                 Ok(())
             }
             Op::JumpAhead { how } => {
-                let by = [1, TOLERATED_JUMP_MS, TOLERATED_JUMP_MS + 1, 86_400_000];
+                let tolerated = tolerated_jump_ms(&self.limits);
+                let by = [1, tolerated, tolerated + 1, 86_400_000];
                 self.clock.set(self.now_ms() + by[usize::from(how % 4)]);
                 Ok(())
             }
@@ -308,7 +220,6 @@ impl World {
         self.reopened += 1;
         let report = self.wal().recovery_report();
         ensure!(report.clean == clean, "clean: {}, should be {clean}", report.clean);
-        ensure!(!report.power_lost, "power lost without a power cut");
         let existing = self.keys.iter().filter(|key| key.exists).count() as u64;
         // After a clean shutdown, what is left of removed keys has not been looked at.
         let removed = self.keys.iter().filter(|key| !key.exists && key.life > 0).count() as u64;
@@ -357,7 +268,7 @@ impl World {
             Call::LogEntry => wal.log_entry(name, header.clone(), &content),
             Call::If(off) => wal.append_if(name, next + off, header.clone(), &content, durability),
         };
-        if payload_bytes(&header, &content) > self.max_entry_bytes() {
+        if payload_bytes(header.as_ref(), &content) > self.max_entry_bytes() {
             return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
         }
         match call {
@@ -381,8 +292,9 @@ impl World {
             (0..entries).map(|n| self.payload(size.wrapping_add(n * 3))).collect();
         let timestamp_ms = self.timestamp(key)?;
         let result = self.wal().append_batch(KEYS[key], payloads.clone(), disk);
-        let too_large = payloads.iter().any(|(h, c)| payload_bytes(h, c) > self.max_entry_bytes());
-        let frames: u64 = payloads.iter().map(|(h, c)| payload_bytes(h, c) + 32).sum();
+        let too_large =
+            payloads.iter().any(|(h, c)| payload_bytes(h.as_ref(), c) > self.max_entry_bytes());
+        let frames: u64 = payloads.iter().map(|(h, c)| payload_bytes(h.as_ref(), c) + 32).sum();
         if too_large || (payloads.len() > 1 && frames > self.limits.max_segment_bytes) {
             return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
         }
@@ -440,16 +352,17 @@ impl World {
     /// Why compaction has to refuse, if it has to.
     fn trouble(&mut self) -> Option<ClockTrouble> {
         let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
+        let tolerated = tolerated_jump_ms(&self.limits);
         let guard = &mut self.guard;
         let expected = guard.now_ms + (monotonic_ms - guard.monotonic_ms);
-        guard.jumped |= now_ms > expected + TOLERATED_JUMP_MS;
+        guard.jumped |= now_ms > expected + tolerated;
         if guard.jumped {
             return Some(ClockTrouble::JumpedAhead);
         }
-        if now_ms < guard.now_ms {
+        if now_ms < guard.latest_ms {
             return Some(ClockTrouble::WentBack);
         }
-        (guard.now_ms, guard.monotonic_ms) = (now_ms, monotonic_ms);
+        guard.latest_ms = now_ms;
         None
     }
 
@@ -523,8 +436,8 @@ enum Call {
     If(u64),
 }
 
-fn payload_bytes(header: &Option<Bytes>, content: &Bytes) -> u64 {
-    (header.as_ref().map_or(0, Bytes::len) + content.len()) as u64
+fn payload_bytes(header: Option<&Bytes>, content: &Bytes) -> u64 {
+    (header.map_or(0, Bytes::len) + content.len()) as u64
 }
 
 fn refused<T>(result: Result<T, WalError>, expected: impl Fn(&WalError) -> bool) -> Check {
