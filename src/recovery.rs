@@ -58,9 +58,9 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
     let store = Store::new(dir, options, past, meta);
     let streams = listing.into_streams(&store, &mut report)?;
     report.clean = past == Past::Clean;
+    // Names that are there survive the next crash, whatever became of the last one who synced them.
+    store.sync_names(store.name_changed())?;
     if past == Past::Unclean {
-        // Names that were created before the crash survive the next one, too.
-        store.sync_names(store.name_changed())?;
         check_all(&store, &streams, &mut report)?;
     }
     report.keys = crate::fs::len_u64(streams.all().iter().filter(|stream| stream.exists()).count());

@@ -69,6 +69,15 @@ impl AtomicExtent {
     }
 }
 
+/// Why a segment was not created.
+#[derive(Debug)]
+pub(crate) enum CreateError {
+    /// Nothing is left of it.
+    Wal(WalError),
+    /// An unfinished file is left, which could not be removed.
+    Debris(WalError),
+}
+
 /// Why a file cannot be opened as the segment its name says it is.
 #[derive(Debug)]
 pub(crate) enum OpenError {
@@ -111,20 +120,20 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Creates the file and writes its header. After an error no file is left, or the error is
-    /// returned as one of removing it.
+    /// Creates the file and writes its header. After an error no file is left, unless it is
+    /// [`CreateError::Debris`].
     pub(crate) fn create(
         dir: &dyn Dir,
         header: &FileHeader,
         label: &str,
         reserve: u64,
-    ) -> Result<Self> {
+    ) -> Result<Self, CreateError> {
         let id = SegmentId { key_hash: header.key_hash, sequence: header.sequence };
         let name = id.file_name(label);
         let path = dir.path().join(&name);
-        let file = dir
-            .open(&name, OpenMode::CreateNew)
-            .map_err(|source| WalError::io(&path, "create the segment", source))?;
+        let file = dir.open(&name, OpenMode::CreateNew).map_err(|source| {
+            CreateError::Wal(WalError::io(&path, "create the segment", source))
+        })?;
         let write = || {
             if reserve > 0 {
                 file.allocate(reserve)?;
@@ -133,9 +142,11 @@ impl Segment {
         };
         if let Err(source) = write() {
             drop(file);
-            dir.remove(&name)
-                .map_err(|source| WalError::io(&path, "remove the unfinished segment", source))?;
-            return Err(WalError::io(&path, "write the segment's header", source));
+            let error = WalError::io(&path, "write the segment's header", source);
+            return Err(match dir.remove(&name) {
+                Ok(()) => CreateError::Wal(error),
+                Err(_) => CreateError::Debris(error),
+            });
         }
         let extent = Extent { end: header.frames_start(), count: 0 };
         Ok(Self::assemble(id, path, header, file, extent))
@@ -432,17 +443,24 @@ impl Segment {
     }
 }
 
-/// The header of a file, read in one call in nearly every case.
+/// The header of a file, read in one call in nearly every case. A file that ends before its frames would
+/// start has none: that is how a creation that was cut off looks.
 fn read_header(file: &dyn File) -> io::Result<std::result::Result<FileHeader, FormatError>> {
     let mut bytes = vec![0; FIRST_READ_BYTES];
-    let read = read_full(file, &mut bytes, 0)?;
+    let mut read = read_full(file, &mut bytes, 0)?;
     bytes.truncate(read);
-    let first = find_header(&bytes);
-    if read < FIRST_READ_BYTES || matches!(first, Ok(_) | Err(FormatError::Newer(_))) {
-        return Ok(first);
+    let mut header = find_header(&bytes);
+    let fits = |header: &FileHeader, read| scan::reach(len_u64(read)) >= header.frames_start();
+    let decided = match &header {
+        Ok(header) => fits(header, read),
+        Err(error) => matches!(error, FormatError::Newer(_)),
+    };
+    if read == FIRST_READ_BYTES && !decided {
+        bytes.resize(LARGEST_HEADER_AREA_BYTES, 0);
+        read = read_full(file, &mut bytes, 0)?;
+        bytes.truncate(read);
+        header = find_header(&bytes);
     }
-    bytes.resize(LARGEST_HEADER_AREA_BYTES, 0);
-    let read = read_full(file, &mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(find_header(&bytes))
+    Ok(header
+        .and_then(|header| if fits(&header, read) { Ok(header) } else { Err(FormatError::Short) }))
 }

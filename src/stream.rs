@@ -73,8 +73,9 @@ pub(crate) enum Phase {
     Ended { sealed: bool },
     /// The newest segment is damaged so that the next index is not known.
     Damaged,
-    /// A removal failed half-way; only recovery can finish it.
-    HalfRemoved,
+    /// Creating or removing a file failed half-way and could not be undone; only recovery can tell what
+    /// is on the disk.
+    Stuck,
     /// The stream is no longer in the map; whoever still holds it looks the key up again.
     Gone,
 }

@@ -125,6 +125,9 @@ impl Streams {
             if guard.phase == Phase::Gone || occupant.key().is_none_or(|other| other == key) {
                 return Ok(None);
             }
+            if guard.phase == Phase::Stuck {
+                return Err(occupant.stuck(store, &guard));
+            }
             if let Some(newest) = occupant.newest(store)? {
                 store.make_durable(&newest, newest.extent().end)?;
             } else if !guard.has_tombstone() {

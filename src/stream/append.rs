@@ -9,7 +9,7 @@ use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
 use crate::report::count;
 use crate::retention;
-use crate::segment::{Extent, Segment};
+use crate::segment::{CreateError, Extent, Segment};
 use crate::store::{Past, Store};
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
@@ -126,7 +126,7 @@ impl Stream {
         match writer.phase {
             Phase::Unloaded | Phase::Gone => return Err(WalError::Closed),
             Phase::Damaged => return Err(self.damaged(store)),
-            Phase::HalfRemoved => return Err(self.half_removed(store, writer)),
+            Phase::Stuck => return Err(self.stuck(store, writer)),
             Phase::Empty => {}
             Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => {
                 let segment = self.segment_to_append(store, writer)?;
@@ -154,7 +154,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn half_removed(&self, store: &Store, writer: &Writer) -> WalError {
+    pub(crate) fn stuck(&self, store: &Store, writer: &Writer) -> WalError {
         WalError::Poisoned { path: self.path(store, writer.highest) }
     }
 
@@ -217,7 +217,7 @@ impl Stream {
                 return Ok(true);
             }
             Phase::Unloaded => return Ok(store.past == Past::Clean),
-            Phase::HalfRemoved => return Ok(false),
+            Phase::Stuck => return Ok(false),
             Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
         }
         let mut segment = self.segment_to_append(store, writer)?;
@@ -312,7 +312,7 @@ impl Stream {
                     writer.highest = header.sequence;
                     return Ok(segment.admit_new(store.name_changed()));
                 }
-                Err(WalError::Io { source, .. })
+                Err(CreateError::Wal(WalError::Io { source, .. }))
                     if source.kind() == io::ErrorKind::AlreadyExists =>
                 {
                     // Left by a creation that failed and could not be undone. Its name has to survive
@@ -320,7 +320,12 @@ impl Stream {
                     store.sync_names(store.name_changed())?;
                     writer.highest = header.sequence;
                 }
-                Err(error) => return Err(error),
+                Err(CreateError::Wal(error)) => return Err(error),
+                Err(CreateError::Debris(error)) => {
+                    writer.highest = header.sequence;
+                    writer.phase = Phase::Stuck;
+                    return Err(error);
+                }
             }
         }
     }

@@ -48,6 +48,11 @@ impl Stream {
                 older = rest;
                 continue;
             }
+            if previous_sequence > *sequence && self.are_headless(store, older)? {
+                // Nothing says that there ever was a segment between them and the row.
+                chain.unused.extend_from_slice(older);
+                break;
+            }
             if previous_sequence == 0
                 || self.is_tombstone(store, *sequence)
                 || (previous_sequence > *sequence && self.were_dropped(store, older))
@@ -92,6 +97,18 @@ impl Stream {
         }
         chain.nodes.reverse();
         Ok(chain)
+    }
+
+    /// Whether none of these files is a segment.
+    fn are_headless(&self, store: &Store, sequences: &[u32]) -> Result<bool> {
+        for sequence in sequences {
+            match self.segment(store, *sequence) {
+                Ok(_) | Err(WalError::Expired) => return Ok(false),
+                Err(WalError::Corrupted { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     fn is_tombstone(&self, store: &Store, sequence: u32) -> bool {

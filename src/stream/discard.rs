@@ -56,21 +56,30 @@ impl Stream {
             self.succeed(store, &mut writer, &newest, now_ms)?;
             drop.push(Doomed::of(&Present::of(&newest)));
         }
-        if drop.is_empty() { Ok(Expiry::Fresh) } else { Ok(Expiry::Drop(drop)) }
+        if drop.is_empty() {
+            return Ok(Expiry::Fresh);
+        }
+        self.secure_newest(store)?;
+        Ok(Expiry::Drop(drop))
+    }
+
+    /// Makes the newest segment survive power loss, but for its name, which the caller syncs: when the
+    /// others are gone, it alone carries the numbers on.
+    fn secure_newest(&self, store: &Store) -> Result<()> {
+        match self.newest(store)? {
+            Some(newest) if newest.is_poisoned() => Err(newest.poisoned()),
+            Some(newest) => newest.sync_bytes(newest.extent().end, &store.counters),
+            None => Ok(()),
+        }
     }
 
     /// Nothing is dropped once the log is closed, nor while a removal waits for recovery.
     fn check_discardable(&self, store: &Store, writer: &Writer) -> Result<()> {
         store.check_open()?;
-        if writer.phase == Phase::HalfRemoved {
-            Err(self.half_removed(store, writer))
-        } else {
-            Ok(())
-        }
+        if writer.phase == Phase::Stuck { Err(self.stuck(store, writer)) } else { Ok(()) }
     }
 
-    /// Starts an empty segment that carries the numbers on. Its bytes survive power loss; its name
-    /// waits for the next sync of the directory.
+    /// Starts an empty segment that carries the numbers on.
     pub(crate) fn succeed(
         &self,
         store: &Store,
@@ -78,8 +87,7 @@ impl Stream {
         newest: &Arc<Segment>,
         now_ms: u64,
     ) -> Result<()> {
-        let successor = self.rotate(store, writer, newest, now_ms)?;
-        successor.sync_bytes(successor.extent().end, &store.counters)
+        self.rotate(store, writer, newest, now_ms).map(|_| ())
     }
 
     /// When the oldest segment expires; `None` if there is no segment. Reads its header if need be.
@@ -175,6 +183,9 @@ impl Stream {
         }
         // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
         // one after the other.
+        if !drop.is_empty() {
+            self.secure_newest(store)?;
+        }
         for doomed in drop {
             store.sync_names(store.latest_name_change())?;
             self.unlink_one(store, doomed, &mut report)?;
@@ -206,7 +217,8 @@ impl Stream {
         })?;
         // Once the tombstone is on disk, a crash removes the key. Until it is gone here, too, nothing may
         // be appended.
-        writer.phase = Phase::HalfRemoved;
+        writer.phase = Phase::Stuck;
+        writer.tombstone = true;
         store.make_durable(&tombstone, tombstone.extent().end)?;
         let sequence = tombstone.id.sequence;
         store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
@@ -214,7 +226,6 @@ impl Stream {
         self.finish_removal(store, &sequences)?;
         writer.phase = Phase::Empty;
         writer.last_ms = 0;
-        writer.tombstone = true;
         if !keep_tombstone {
             self.unlink_tombstone(store, sequence)?;
             writer.tombstone = false;
@@ -226,6 +237,12 @@ impl Stream {
     pub(crate) fn finish_removal(&self, store: &Store, sequences: &[u32]) -> Result<()> {
         let (_, older) = sequences.split_last().unwrap_or((&0, &[]));
         let mut catalog = self.catalog();
+        // All entries go at once for readers, as they do for recovery.
+        *catalog = Catalog::default();
+        store.lost_tails.remove(self.hash);
+        for sequence in older {
+            store.files.remove(self.id(*sequence));
+        }
         for sequence in older {
             let name = self.file_name(*sequence);
             match store.dir.remove(&name) {
@@ -235,11 +252,8 @@ impl Stream {
                 })?,
             }
             store.name_changed();
-            store.files.remove(self.id(*sequence));
             count(&store.counters.dropped_segments, 1);
         }
-        *catalog = Catalog::default();
-        store.lost_tails.remove(self.hash);
         drop(catalog);
         store.sync_names(store.latest_name_change())
     }

@@ -61,23 +61,10 @@ impl Stream {
             let path = store.dir.path().join(id.file_name(&label));
             match Segment::open(&*store.dir, id, &label, store.directory_id, distrust) {
                 Ok((segment, header)) => {
-                    let file_bytes = segment.file_bytes()?;
-                    if file_bytes >= u64::from(segment.frames_start) {
-                        findings.highest = store.highest_used(&named, sequence);
-                        writer.highest = findings.highest;
-                        findings.count_in(store);
-                        return self.settle(store, writer, segment, header, sequences, findings);
-                    }
-                    let reason = "the file header is cut off";
-                    if !forgive {
-                        return Err(WalError::Corrupted {
-                            path,
-                            offset: file_bytes,
-                            bytes: 0,
-                            reason,
-                        });
-                    }
-                    findings.interrupted(path, file_bytes, reason);
+                    findings.highest = store.highest_used(&named, sequence);
+                    writer.highest = findings.highest;
+                    findings.count_in(store);
+                    return self.settle(store, writer, segment, header, sequences, findings);
                 }
                 // A creation that a crash cut off; its number stays used.
                 Err(OpenError::Header(reason @ "no valid file header")) if forgive => {
