@@ -69,7 +69,9 @@ impl ManualClock {
         self.monotonic_ms.fetch_add(millis(by), Ordering::SeqCst);
     }
 
-    /// Sets the time of day, as an administrator would, without any time passing.
+    /// Sets the time of day, as an administrator would, without any time passing. To let entries grow
+    /// old use [`advance`](Self::advance): a jump ahead by more than a hundredth of the retention, or
+    /// ten seconds, makes [`compact`](crate::Wal::compact) refuse until the directory is reopened.
     pub fn set(&self, now_ms: u64) {
         self.now_ms.store(now_ms, Ordering::SeqCst);
     }

@@ -34,7 +34,7 @@ pub enum WalError {
     /// An entry or a whole batch is larger than the options allow. Split it, or raise
     /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes) (for a batch
     /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes)).
-    #[error("{bytes} bytes in one entry or batch; the options allow {max}")]
+    #[error("{bytes} bytes; max_entry_bytes (for a batch max_segment_bytes) allows {max}")]
     TooLarge {
         /// Size of what was refused.
         bytes: u64,
@@ -96,12 +96,12 @@ pub enum WalError {
     },
 
     /// A sync failed earlier, so the system may have thrown written data away, and trying again could
-    /// not tell. Entries appended since the last successful sync are in doubt. Close and reopen the
+    /// not tell; or creating or removing a file failed half-way and could not be undone. Entries appended since the last successful sync are in doubt. Close and reopen the
     /// `Wal`: recovery finds out what the disk holds. Reads go on working; see
     /// [`Durability`](crate::Durability).
-    #[error("{}: a sync failed earlier; reopen the log to find out what was kept", .path.display())]
+    #[error("{}: an earlier failure left this in doubt; reopen the log to find out what was kept", .path.display())]
     Poisoned {
-        /// The file whose sync failed.
+        /// The file in doubt.
         path: PathBuf,
     },
 

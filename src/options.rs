@@ -68,7 +68,8 @@ pub struct WalOptions {
     /// Into how many windows the retention is divided; a key starts a new segment when the window of
     /// its active one is over. More segments: expired entries go sooner, at the price of more files.
     /// Default 10, as in nano-wal: entries outlive their retention by at most a tenth. A window is
-    /// never longer than 49 days, whatever the division gives.
+    /// never longer than 49 days, whatever the division gives, and a segment keeps the window it was
+    /// created with; a changed `entry_retention` counts from the next `compact` on.
     pub segments_per_retention_period: u32,
 
     /// A segment also ends when the next frame would take it past this many bytes. Default 64 MiB: a

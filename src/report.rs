@@ -78,7 +78,8 @@ pub struct CompactionReport {
     pub dropped_entries: u64,
     /// Why nothing was dropped anywhere, if the clock could not be trusted.
     pub refused: Option<ClockTrouble>,
-    /// Keys left alone because the time of day is before the creation of their newest segment.
+    /// Keys that had something to drop and were left alone, because the time of day is before the creation
+    /// of their newest segment.
     pub keys_from_the_future: u64,
     /// Keys or files that could not be worked on, at most 1,000; everything else was done.
     pub failures: Vec<Finding>,

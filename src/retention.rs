@@ -42,7 +42,8 @@ pub(crate) fn expired(expirations: &[u64], drop_through_ms: u64) -> usize {
 pub enum ClockTrouble {
     /// The time of day is before a moment that was seen earlier. Wait until it has caught up.
     WentBack,
-    /// The time of day moved ahead of the monotonic clock since the directory was opened. If the new
+    /// The time of day moved ahead of the monotonic clock since the directory was opened, by more than a
+    /// hundredth of the retention or ten seconds. If the new
     /// time is right, reopen the directory to accept it.
     JumpedAhead,
 }
