@@ -160,8 +160,7 @@ unsafe extern "C" {
     fn _exit(code: i32) -> !;
 }
 
-/// They came from what every thread draws once: children of one parent had the same, and
-/// a segment of one passed for the other's.
+/// They came from what a thread draws once: a child's segment passed for one of its sibling.
 #[test]
 fn children_of_one_process_draw_different_numbers() {
     let tree = tempfile::tempdir().unwrap();
@@ -235,7 +234,7 @@ fn a_segment_with_a_damaged_header_is_never_deleted() {
     wal.append_entry("k", None, vec![7; 5_000], true).unwrap();
     let mut image = sim.durable_image();
     let mut bytes = image.remove(SEGMENT).unwrap();
-    // In the header, and in its copy.
+    // A bit in the header, and one in its copy.
     bytes[8] ^= 1;
     bytes[520] ^= 1;
     image.set(SEGMENT, bytes.clone());
@@ -419,8 +418,7 @@ fn a_key_that_was_removed_and_used_again_can_be_truncated() {
     assert_eq!(contents(&wal, second), ["displaced"]);
 }
 
-/// A directory in which the next `open` of a file of `p`, if there is a gate, says that it has come,
-/// and waits until it may go on.
+/// At its gate, the next `open` of a file of `p` says that it has come, and waits to be let go.
 #[derive(Debug)]
 struct GatedDir {
     sim: SimDir,
