@@ -106,16 +106,16 @@ impl Listing {
     fn into_streams(self, store: &Store, report: &mut RecoveryReport) -> Result<Streams> {
         let streams = Streams::default();
         for (hash, mut labels) in self.by_hash {
-            let mut label = labels.keys().next().cloned();
+            let mut label = labels.keys().next().cloned().unwrap_or_default();
             if labels.len() > 1 {
+                let mut best = Claim::None;
                 for (candidate, sequences) in &labels {
-                    if is_valid(store, hash, candidate, sequences)? {
-                        label = Some(candidate.clone());
-                        break;
+                    let claim = claim(store, hash, candidate, sequences)?;
+                    if claim > best {
+                        (best, label) = (claim, candidate.clone());
                     }
                 }
             }
-            let label = label.unwrap_or_default();
             let mut sequences = labels.remove(&label).unwrap_or_default();
             for (other, sequences) in labels {
                 for sequence in sequences {
@@ -136,17 +136,29 @@ impl Listing {
     }
 }
 
-/// Whether any of these files is what its name says.
-fn is_valid(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result<bool> {
+/// What a label's files can say for its claim to a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// None of them is what its name says.
+    None,
+    /// They are what is left of a key that was removed; another one has taken its place since.
+    Removed,
+    /// One is a segment.
+    Segment,
+}
+
+fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result<Claim> {
+    let mut best = Claim::None;
     for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
         match Segment::open(&*store.dir, id, label, store.directory_id, false) {
-            Ok(_) => return Ok(true),
+            Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
+            Ok(_) => best = Claim::Segment,
             Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) => {}
             Err(OpenError::Wal(error)) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(best)
 }
 
 /// The number and digest of the segment files, as a clean `META` has them.

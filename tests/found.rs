@@ -498,3 +498,30 @@ fn a_shutdown_waits_for_a_compact() {
     assert!(!wal.recovery_report().clean);
     assert_eq!(contents(&wal, first), ["old", "by the next owner"]);
 }
+
+/// The file that said so came back with the power, and its key's label hid the other key's files.
+#[test]
+fn a_removed_key_that_comes_back_does_not_hide_the_key_that_took_its_hash() {
+    let remove_first = |unlink_fails: bool| {
+        let (sim, wal) = fresh();
+        wal.append_entry(TWINS[0], None, "first", true).unwrap();
+        if unlink_fails {
+            fail(&sim, CallKind::Remove, 1, EIO, "8yn0");
+        }
+        assert_eq!(wal.remove_key(TWINS[0]).is_err(), unlink_fails);
+        (sim, wal)
+    };
+    let (with_tombstone, _) = remove_first(true);
+    let (sim, wal) = remove_first(false);
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    let mut image = sim.image();
+    for (name, bytes) in with_tombstone.image().files().filter(|(name, _)| name.contains("8yn0")) {
+        image.set(name, bytes.to_vec());
+    }
+    let sim = SimDir::from_image(&image, 2);
+    for _ in 0..3 {
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, TWINS[1]), ["second"]);
+        assert!(contents(&wal, TWINS[0]).is_empty());
+    }
+}
