@@ -142,10 +142,6 @@ impl Stream {
         self.tail.store(extent);
         store.files.insert_readable(&segment.into());
         drop(catalog);
-        if matches!(phase, Phase::Ended { .. }) {
-            // The next segment may have existed and be lost with its name.
-            writer.highest = writer.highest.saturating_add(1);
-        }
         writer.newest = newest;
         writer.phase = phase;
         writer.last_ms = last_ms;
