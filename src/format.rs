@@ -156,8 +156,9 @@
 //!
 //! A last segment without any valid header, or shorter than its `frames_start`, is a creation that a
 //! crash cut off: it counts as absent, and its number stays used. The file stays, so that it may later
-//! stand between two segments, the newer of which names the older one. As the last segment of a
-//! directory that `META` says was closed, it is damage.
+//! stand between two segments, the newer of which names the older one, or before all of them. As the
+//! last segment of a directory that `META` says was closed, it is damage, unless `META` counts such
+//! creations as `interrupted`.
 
 #![warn(
     clippy::unwrap_used,

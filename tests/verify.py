@@ -158,7 +158,7 @@ def link(segments, meta):
     chain = []
     while segments and segments[-1].header is None:
         s = segments.pop()
-        kind = "damage" if meta.clean else "note"
+        kind = "damage" if meta.clean and not meta.interrupted else "note"
         find(kind, s.name, 0, "no whole header: an interrupted creation")
     removed = [at for at, s in enumerate(segments) if s.header and s.header.removed]
     older = segments[removed[-1] + 1:] if removed else segments
@@ -220,7 +220,7 @@ def main(directory, with_entries):
     if meta is None:
         if names:
             find("damage", "META", 0, "no valid slot")
-        meta = SimpleNamespace(clean=False, dropped_through=0, directory_id=None)
+        meta = SimpleNamespace(clean=False, interrupted=0, dropped_through=0, directory_id=None)
     digest = sum(mix(key_hash ^ mix(sequence)) for _, _, key_hash, sequence in names) & MASK
     if meta.clean and (meta.files, meta.digest) != (len(names), digest):
         find("damage", "META", 48, "segment files were added or removed after the directory was closed")
