@@ -5,6 +5,7 @@
 
 pub mod ops;
 pub mod oracle;
+pub mod progress;
 pub mod recovered;
 pub mod run;
 
@@ -172,6 +173,21 @@ impl Failures {
             .values()
             .map(|(seen, _)| seen)
             .sum()
+    }
+
+    /// How many were entries lost or invented, or another promise broken; how many were damage
+    /// reported where there is none; how many were panics.
+    pub fn by_nature(&self) -> [(&'static str, u64); 3] {
+        let (mut lost, mut alarms, mut panics) = (0, 0, 0);
+        for (kind, (seen, _)) in &*self.kinds.lock().unwrap_or_else(PoisonError::into_inner) {
+            let nature = match kind {
+                kind if kind.contains("panic: ") => &mut panics,
+                kind if kind.contains("false damage") => &mut alarms,
+                _ => &mut lost,
+            };
+            *nature += seen;
+        }
+        [("lost", lost), ("false_alarms", alarms), ("panics", panics)]
     }
 
     /// Fails the test if anything has been noted.
