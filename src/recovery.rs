@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -33,6 +34,8 @@ use crate::streams::Streams;
 const LOST_FLOOR_GAP: u32 = 1 << 16;
 /// From so many keys on, several threads check them.
 const PARALLEL_KEYS: usize = 64;
+/// More threads than this only wait for the disk.
+const MAX_WORKERS: usize = 8;
 
 /// An open directory.
 pub(crate) struct Opened {
@@ -278,9 +281,11 @@ fn usual_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
 /// Loads all streams and puts what was found into the report.
 fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
     let all = streams.all();
-    let workers = match thread::available_parallelism() {
-        Ok(n) if all.len() >= PARALLEL_KEYS => n.get().min(8),
-        _ => 1,
+    // Asking for the number of cores reads several files of the system.
+    let workers = if all.len() < PARALLEL_KEYS {
+        1
+    } else {
+        thread::available_parallelism().map_or(1, NonZero::get).min(MAX_WORKERS)
     };
     let next = AtomicUsize::new(0);
     let check = || {
