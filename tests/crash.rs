@@ -2,56 +2,36 @@
 //!
 //! All sequences of operations on two keys up to a length; of each, every crash point of its last
 //! operation (those before belong to shorter sequences); of each point, every subset of what may have
-//! reached the disk where that is feasible, and samples, with garbled sectors, otherwise.
+//! reached the disk where that is feasible, and samples, with garbled sectors, otherwise. Long random
+//! sequences besides. A state that is like one before, bytes, clock and demands, is not checked again.
 //!
-//! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given. 4 takes about ten minutes with
-//!   `KEYWAL_CRASH_LEN=4 cargo test --release --test crash`.
-//! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited.
-//! * `KEYWAL_SEED`: of the samples.
+//! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given.
+//! * `KEYWAL_CRASH_STATES`: the random sequences go on until so many states are checked.
+//! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited, 8 if not given.
+//! * `KEYWAL_SEED`: of the samples and the random sequences.
 //! * `KEYWAL_CRASH_OPS`, `KEYWAL_CRASH_SETUP`, `KEYWAL_CRASH_AT`: one sequence, and one crash of it, as
 //!   a failure prints them.
 
-use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
-use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
+use keywal::fs::sim::CrashBudget;
 
 use common::ops::Op;
-use common::oracle::Allowed;
-use common::recovered::{check, check_image, open};
+use common::progress::Progress;
 use common::run::{Run, Setup};
-use common::{Check, Failures, env_number, guarded, image_hash, mix, on_all_cores};
+use common::{Check, Random, env_number, guarded, mix, on_all_cores};
+use explore::{Counts, Explorer, Plan};
 
 mod common;
-
-/// One in so many crash states is followed by crashes during its recovery.
-const NESTED_ONE_IN: u64 = 64;
-
-/// What was done; printed at the end.
-#[derive(Default)]
-struct Counts {
-    workloads: AtomicU64,
-    points: AtomicU64,
-    states: AtomicU64,
-    repeated: AtomicU64,
-    nested: AtomicU64,
-    kills: AtomicU64,
-}
-
-/// How to go about it.
-struct Plan {
-    setup: Setup,
-    budget: CrashBudget,
-    /// A failure's `AT`, to see only that one.
-    only: Option<String>,
-}
+#[path = "crash/explore.rs"]
+mod explore;
 
 fn seed() -> u64 {
     env_number("KEYWAL_SEED").unwrap_or(1)
 }
 
-fn plan(setup: Setup) -> Plan {
+fn explorer(setup: Setup) -> Explorer {
     let bits = env_number("KEYWAL_CRASH_BITS").unwrap_or(8);
     let budget = CrashBudget {
         exhaustive_bits: u32::try_from(bits).unwrap_or(8),
@@ -59,51 +39,61 @@ fn plan(setup: Setup) -> Plan {
         garbled: 6,
         seed: seed(),
     };
-    Plan { setup, budget, only: std::env::var("KEYWAL_CRASH_AT").ok() }
+    Explorer::new(Plan { setup, budget, only: std::env::var("KEYWAL_CRASH_AT").ok() })
 }
 
-/// All operations. The keys are alike unless their hashes collide: then the order matters.
-fn alphabet() -> Vec<Op> {
-    let mut ops = vec![Op::Sync, Op::Compact, Op::Shutdown, Op::Kill, Op::Cut(0), Op::Cut(3)];
+/// Whether one sequence alone is to be seen.
+fn one_only() -> bool {
+    std::env::var("KEYWAL_CRASH_OPS").is_ok()
+}
+
+/// The length of the sequences.
+fn length() -> usize {
+    usize::try_from(env_number("KEYWAL_CRASH_LEN").unwrap_or(2)).unwrap_or(2)
+}
+
+/// All operations.
+fn all_ops() -> Vec<Op> {
+    let mut ops = core_ops();
+    ops.extend([Op::Sync, Op::Cut(0), Op::Cut(3)]);
     for key in 0..2 {
-        ops.extend([Op::Small(key), Op::Large(key), Op::Batch(key), Op::Rotate(key)]);
-        ops.extend([Op::Truncate(key), Op::Remove(key), Op::SyncKey(key)]);
+        ops.extend([Op::Batch(key), Op::Truncate(key), Op::Remove(key)]);
     }
     ops
 }
 
-/// All sequences of this length; with `symmetric`, the first key used is 0.
-fn sequences(length: usize, symmetric: bool) -> Vec<Vec<Op>> {
-    let mut all = vec![Vec::new()];
-    for _ in 0..length {
-        let longer = all.iter().flat_map(|ops: &Vec<Op>| {
-            let key_used = ops.iter().any(|op| op.key().is_some());
-            alphabet().into_iter().filter_map(move |op| {
-                let mirrored = symmetric && !key_used && op.key() == Some(1);
-                (!mirrored).then(|| ops.iter().copied().chain([op]).collect())
-            })
-        });
-        all = longer.collect();
+/// Those that every log has, and retention.
+fn core_ops() -> Vec<Op> {
+    let mut ops = vec![Op::Compact, Op::Shutdown, Op::Kill];
+    for key in 0..2 {
+        ops.extend([Op::Small(key), Op::Large(key), Op::SyncKey(key), Op::Rotate(key)]);
     }
-    all
+    ops
 }
 
 #[test]
 fn every_crash_of_every_short_workload() {
-    if std::env::var("KEYWAL_CRASH_OPS").is_ok() {
-        return;
-    }
-    let length = usize::try_from(env_number("KEYWAL_CRASH_LEN").unwrap_or(2)).unwrap_or(2);
-    explore(&plan(Setup::plain(seed())), length, true);
+    exhaust("crash-all", Setup::plain(seed()), &all_ops(), length());
+}
+
+#[test]
+fn every_crash_of_every_workload_of_the_core_operations() {
+    exhaust("crash-core", Setup::plain(seed()), &core_ops(), length() + 1);
 }
 
 #[test]
 fn every_crash_with_colliding_keys_and_tight_limits() {
-    if std::env::var("KEYWAL_CRASH_OPS").is_ok() {
-        return;
-    }
-    let length = usize::try_from(env_number("KEYWAL_CRASH_LEN").unwrap_or(2)).unwrap_or(2);
-    explore(&plan(Setup::tight(seed())), (length - 1).max(1), false);
+    exhaust("crash-tight", Setup::tight(seed()), &all_ops(), (length() - 1).max(1));
+}
+
+#[test]
+fn crashes_of_long_random_workloads() {
+    walks("crash-long", Setup::plain(seed()));
+}
+
+#[test]
+fn crashes_of_long_random_workloads_under_tight_limits() {
+    walks("crash-long-tight", Setup::tight(seed()));
 }
 
 /// `KEYWAL_CRASH_OPS`: prints what happens, too.
@@ -111,10 +101,9 @@ fn every_crash_with_colliding_keys_and_tight_limits() {
 fn one_workload() {
     let Ok(ops) = std::env::var("KEYWAL_CRASH_OPS") else { return };
     let tight = std::env::var("KEYWAL_CRASH_SETUP").is_ok_and(|name| name == "tight");
-    let plan = plan(if tight { Setup::tight(seed()) } else { Setup::plain(seed()) });
-    let (failures, counts) = (Failures::default(), Counts::default());
+    let explorer = explorer(if tight { Setup::tight(seed()) } else { Setup::plain(seed()) });
     let ops = Op::parse_all(&ops);
-    let mut run = Run::new(&plan.setup).unwrap();
+    let mut run = Run::new(&explorer.plan.setup).unwrap();
     for op in &ops {
         run.apply(*op).unwrap().unwrap();
         println!("{op}: {} to {}", run.start, run.sim.trace_len());
@@ -122,193 +111,139 @@ fn one_workload() {
     for (at, op) in run.sim.trace().iter().enumerate() {
         println!("{at:4} {op:?}");
     }
-    explore_one(&plan, &ops, &counts, &failures);
-    println!("{} crash states, {} failures", counts.states.load(Relaxed), failures.count());
-    failures.finish();
+    explorer.crashes(&run, &ops);
+    let states = explorer.counts.states.load(Relaxed);
+    println!("{states} crash states, {} failures", explorer.failures.count());
+    explorer.failures.finish();
 }
 
-fn explore(plan: &Plan, longest: usize, symmetric: bool) {
-    let started = Instant::now();
-    let (failures, counts) = (Failures::default(), Counts::default());
+/// All sequences of these operations, up to a length. Only those are continued whose last operation did
+/// something: the others are as good as a shorter one.
+fn exhaust(name: &str, setup: Setup, alphabet: &[Op], longest: usize) {
+    if one_only() {
+        return;
+    }
+    // Which key comes first does not matter, unless both have the same hash.
+    let symmetric = setup.name == "plain";
+    let explorer = explorer(setup);
+    let mut alive: Vec<Vec<Op>> = vec![Vec::new()];
+    let progress = Progress::new(name, "workloads", 0);
     for length in 1..=longest {
-        let all = sequences(length, symmetric);
-        on_all_cores(all.len(), |at| explore_one(plan, &all[at], &counts, &failures));
-    }
-    let get = |counter: &AtomicU64| counter.load(Relaxed);
-    let states = get(&counts.states);
-    println!(
-        "crash, {} setup, length <= {longest}, seed {}: {} workloads, {} crash points, {states} crash \
-         states ({} more were repetitions), {} of them nested, {} kills, {:.1} s, {} states/s, {} \
-         violations",
-        plan.setup.name,
-        plan.budget.seed,
-        get(&counts.workloads),
-        get(&counts.points),
-        get(&counts.repeated),
-        get(&counts.nested),
-        get(&counts.kills),
-        started.elapsed().as_secs_f64(),
-        u128::from(states) * 1000 / started.elapsed().as_millis().max(1),
-        failures.count(),
-    );
-    failures.finish();
-}
-
-/// The crashes of the last operation of a sequence. `false`: enough failures.
-fn explore_one(plan: &Plan, ops: &[Op], counts: &Counts, failures: &Failures) -> bool {
-    let fail = |what: &str, at: &str| {
-        let (name, seed, ops) = (plan.setup.name, plan.budget.seed, Op::print_all(ops));
-        let repro = format!(
-            "SEED={seed} OPS=\"{ops}\" {}\n    KEYWAL_SEED={seed} KEYWAL_CRASH_SETUP={name} \
-             KEYWAL_CRASH_OPS=\"{ops}\" KEYWAL_CRASH_AT=\"{at}\" cargo test --test crash one_workload \
-             -- --nocapture",
-            at.to_uppercase()
-        );
-        failures.note(what, &repro)
-    };
-    counts.workloads.fetch_add(1, Relaxed);
-    let run = match guarded(|| run_all(plan, ops)) {
-        Ok(run) => run,
-        // A shorter sequence has failed the same way, unless it is the last operation.
-        Err(text) => return fail(&text, "no crash"),
-    };
-    let mut enough = false;
-    power_cuts(plan, &run, counts, &mut |text, at| enough |= !fail(text, at));
-    if plan.only.is_none() {
-        if let Err(text) = guarded(|| kills(plan, ops, &run, counts)) {
-            enough |= !fail(&text, "a kill");
-        }
-    }
-    !enough
-}
-
-fn run_all(plan: &Plan, ops: &[Op]) -> Check<Run> {
-    let mut run = Run::new(&plan.setup)?;
-    for op in ops {
-        run.succeed(*op)?;
-    }
-    Ok(run)
-}
-
-/// The states before each traced operation of the last call, and after its end.
-fn power_cuts(plan: &Plan, run: &Run, counts: &Counts, fail: &mut dyn FnMut(&str, &str)) {
-    let end = run.sim.trace_len();
-    let mut known = HashSet::new();
-    for at in run.start + 1..=end {
-        counts.points.fetch_add(1, Relaxed);
-        let in_flight =
-            |key: usize| run.before[key].in_flight(&run.keys[key], run.before[key].durable);
-        let done = |key: usize| run.keys[key].after_power_cut();
-        if at == end {
-            known.clear();
-        }
-        let allowed: Vec<Allowed<'_>> = (0..run.keys.len())
-            .map(|key| if at == end { done(key) } else { in_flight(key) })
+        let workloads: Vec<(&[Op], Op)> = alive
+            .iter()
+            .flat_map(|ops| {
+                let key_used = ops.iter().any(|op| op.key().is_some());
+                let alike = move |op: &Op| symmetric && !key_used && op.key() == Some(1);
+                let next = alphabet.iter().copied().filter(move |op| !alike(op));
+                next.map(|op| (ops.as_slice(), op))
+            })
             .collect();
-        run.sim.crash_images(at, &plan.budget, &mut |image, choice| {
-            let choice = choice.to_string();
-            if plan.only.as_ref().is_some_and(|only| !only.starts_with(&choice)) {
-                return;
-            }
-            let hash = image_hash(image);
-            if !known.insert(hash) {
-                counts.repeated.fetch_add(1, Relaxed);
-                return;
-            }
-            counts.states.fetch_add(1, Relaxed);
-            let checked = guarded(|| check_image(run, image, &allowed));
-            if let Err(text) = checked {
-                return fail(&text, &choice);
-            }
-            let wanted = plan.only.is_some() || mix(hash ^ plan.budget.seed) % NESTED_ONE_IN == 0;
-            if wanted {
-                if let Err(text) = guarded(|| nested(plan, run, image, &allowed, counts)) {
-                    fail(&text, &choice);
+        progress.expect(workloads.len());
+        let longer = Mutex::new(Vec::new());
+        on_all_cores(workloads.len(), |at| {
+            let (before, last) = workloads[at];
+            progress.step(|| explorer.counts.to_string());
+            let ops = [before, &[last]].concat();
+            match guarded(|| run_all(&explorer.plan.setup, &ops)) {
+                Err(text) => explorer.note(&text, &ops, "no crash"),
+                Ok(None) => true,
+                Ok(Some(run)) => {
+                    let go_on = explorer.crashes(&run, &ops);
+                    if length < longest {
+                        longer.lock().unwrap().push(ops);
+                    }
+                    go_on
                 }
             }
         });
+        alive = longer.into_inner().unwrap();
+        alive.sort_by_key(|ops| Op::print_all(ops));
     }
+    let length = ("length", longest as u64);
+    progress.figures(&explorer.counts.figures(&[length, ("seed", seed())]), &explorer.failures);
+    explorer.failures.finish();
 }
 
-/// Crashes during recovery.
-fn nested(
-    plan: &Plan,
-    run: &Run,
-    image: &Image,
-    allowed: &[Allowed<'_>],
-    counts: &Counts,
-) -> Check {
-    let sim = SimDir::from_image(image, 7);
-    drop(open(run, &sim)?);
-    let budget =
-        CrashBudget { exhaustive_bits: 5, samples: 16, garbled: 2, seed: plan.budget.seed };
-    let mut known = HashSet::from([image_hash(image)]);
-    let mut result = Ok(());
-    for at in 1..=sim.trace_len() {
-        sim.crash_images(at, &budget, &mut |image, choice| {
-            if result.is_err() || !known.insert(image_hash(image)) {
-                return;
-            }
-            counts.nested.fetch_add(1, Relaxed);
-            counts.states.fetch_add(1, Relaxed);
-            if let Err(text) = check_image(run, image, allowed) {
-                result = Err(format!("crash during recovery, {choice}: {text}"));
-            }
-        });
-    }
-    result
-}
-
-/// The process dies before each call of the last operation: nothing that had returned is lost.
-fn kills(plan: &Plan, ops: &[Op], whole: &Run, counts: &Counts) -> Check {
-    let Some((last, before)) = ops.split_last() else { return Ok(()) };
-    for at in 0.. {
-        let mut run = run_all(plan, before)?;
-        let calls = dies_at(&whole.sim, &run, *last, at);
-        let Some(faults) = calls else { break };
-        if matches!(last, Op::Kill | Op::Cut(_)) {
-            run.faults = faults;
-        } else {
-            for fault in faults {
-                run.sim.inject(fault);
-            }
+/// `None` if the last operation did nothing, or no other thing than another one would have.
+fn run_all(setup: &Setup, ops: &[Op]) -> Check<Option<Run>> {
+    let mut run = Run::new(setup)?;
+    for (at, op) in ops.iter().enumerate() {
+        let nothing_lost = run.sim.crash_units(usize::MAX) == 0;
+        let clock_ms = run.clock_ms();
+        run.succeed(*op)?;
+        if at + 1 < ops.len() {
+            continue;
         }
-        // What is returned, nobody hears any more.
-        let _ = run.apply(*last);
-        counts.kills.fetch_add(1, Relaxed);
-        let sim = run.sim.after_kill();
-        let kept = |key: usize| match last {
-            Op::Cut(_) => whole.before[key].durable,
-            _ => whole.before[key].count(),
-        };
-        let allowed: Vec<Allowed<'_>> = (0..whole.keys.len())
-            .map(|key| whole.before[key].in_flight(&whole.keys[key], kept(key)))
-            .collect();
-        check(whole, &sim, &allowed).map_err(|text| format!("killed at call {at}: {text}"))?;
+        let idle = run.start == run.sim.trace_len()
+            && clock_ms == run.clock_ms()
+            && run.before == run.keys;
+        // Recovery takes every unclean stop for a power cut.
+        let like_kill = matches!(op, Op::Cut(_)) && nothing_lost;
+        if idle || like_kill {
+            return Ok(None);
+        }
     }
-    Ok(())
+    Ok(Some(run))
 }
 
-/// Faults after which no call does anything from the `at`-th of the operation on; `None` if there is
-/// no such call. A failed sync would lose pages, which a kill does not: those are interrupted.
-fn dies_at(whole: &SimDir, before: &Run, op: Op, at: usize) -> Option<Vec<Fault>> {
-    let kinds = whole.call_kinds();
-    let skip = match op {
-        Op::Kill | Op::Cut(_) => 0,
-        _ => before.sim.call_kinds().len(),
-    };
-    let kinds = &kinds[skip..];
-    kinds.get(at)?;
-    let syncs = kinds[..at].iter().filter(|kind| **kind == CallKind::SyncData).count();
-    let fault = |call, nth: usize, kind| Fault {
-        call,
-        nth: nth as u64,
-        kind,
-        forever: true,
-        name_contains: None,
-    };
-    Some(vec![
-        fault(CallKind::SyncData, syncs, FaultKind::Interrupted),
-        fault(CallKind::Any, at, FaultKind::Error(5)),
-    ])
+/// Random sequences of all operations, with the crashes of each of their operations.
+fn walks(name: &str, setup: Setup) {
+    if one_only() {
+        return;
+    }
+    let explorer = explorer(setup);
+    let wanted = env_number("KEYWAL_CRASH_STATES").unwrap_or(1_000);
+    let progress = Progress::new(name, "states", wanted);
+    on_all_cores(usize::MAX, |at| {
+        let go_on = walk(&explorer, mix(seed()) ^ at as u64, &|| {
+            progress.reached(explorer.counts.states.load(Relaxed), || explorer.counts.to_string());
+        });
+        go_on && explorer.counts.states.load(Relaxed) < wanted
+    });
+    progress.figures(&explorer.counts.figures(&[("seed", seed())]), &explorer.failures);
+    explorer.failures.finish();
+}
+
+fn walk(explorer: &Explorer, seed: u64, each: &dyn Fn()) -> bool {
+    let mut random = Random(seed);
+    let alphabet = all_ops();
+    let mut ops = Vec::new();
+    let mut run = Run::new(&explorer.plan.setup).expect("opens");
+    for _ in 0..6 + random.next() % 30 {
+        let op = alphabet[usize::try_from(random.next()).unwrap_or(0) % alphabet.len()];
+        ops.push(op);
+        if let Err(text) = guarded(|| run.succeed(op)) {
+            return explorer.note(&text, &ops, "no crash");
+        }
+        if !explorer.crashes(&run, &ops) {
+            return false;
+        }
+        each();
+    }
+    true
+}
+
+impl Counts {
+    fn figures<'a>(&self, first: &[(&'a str, u64)]) -> Vec<(&'a str, u64)> {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        let mut figures = first.to_vec();
+        figures.extend([
+            ("workloads", get(&self.workloads)),
+            ("points", get(&self.points)),
+            ("states", get(&self.states)),
+            ("repeated", get(&self.repeated)),
+            ("nested", get(&self.nested)),
+            ("kills", get(&self.kills)),
+        ]);
+        figures
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let figures = self.figures(&[]);
+        let texts: Vec<String> =
+            figures.iter().map(|(name, value)| format!("{value} {name}")).collect();
+        f.write_str(&texts.join(", "))
+    }
 }

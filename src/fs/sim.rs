@@ -177,6 +177,25 @@ impl State {
         end.min(len.saturating_add(free)).saturating_sub(offset)
     }
 
+    /// Lets an operation of a trace happen to names and caches.
+    fn redo(&mut self, op: &Op) {
+        match *op {
+            Op::Create { ref name, inode } => {
+                self.inodes.push(Inode::default());
+                self.names.insert(name.clone(), inode);
+            }
+            Op::Unlink { ref name } => drop(self.names.remove(name)),
+            Op::Write { inode, offset, ref data } => {
+                write(Arc::make_mut(&mut self.inodes[inode].cache), offset, data);
+            }
+            Op::SetLen { inode, bytes } => {
+                Arc::make_mut(&mut self.inodes[inode].cache).resize(bytes, 0);
+            }
+            Op::LoseFile { inode } => self.inodes[inode].lossy = true,
+            Op::SyncFile { .. } | Op::SyncDir => {}
+        }
+    }
+
     fn image(&self) -> Image {
         let body =
             |(name, inode): (&Name, &usize)| (name.clone(), self.inodes[*inode].cache.clone());
@@ -237,6 +256,22 @@ impl SimDir {
             calls: Vec::new(),
             ..state
         })
+    }
+
+    /// As [`Self::after_kill`], had the process died just before operation `at` of the trace.
+    #[must_use]
+    pub fn killed_before(&self, at: usize) -> Self {
+        let state = self.state();
+        let trace = state.trace.get(..at).unwrap_or(&state.trace);
+        let before = Self::from_image(&state.origin, 0);
+        let mut past = before.state();
+        (past.boot, past.random) = (state.boot, state.random.clone());
+        past.special.clone_from(&state.special);
+        past.capacity = state.capacity;
+        trace.iter().for_each(|op| past.redo(op));
+        past.trace = trace.to_vec();
+        drop(past);
+        before
     }
 
     /// How many operations changed something so far.

@@ -1,6 +1,7 @@
 //! What a log may hold after a crash: the model of one key, and the check against it.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use super::Check;
 use crate::ensure;
 
 /// An entry that was issued. Its index is its place in [`KeyModel::items`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Item {
     /// `None` if the call that appended it returned an error.
     pub reference: Option<EntryRef>,
@@ -21,7 +22,7 @@ pub struct Item {
 }
 
 /// All that is known about one key.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyModel {
     /// Counts removals: what was issued in an earlier life must never be seen again.
     pub life: u32,
@@ -41,7 +42,7 @@ pub struct KeyModel {
 }
 
 /// What one key may hold.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub struct Allowed<'a> {
     items: &'a [Item],
     first: RangeInclusive<u64>,
@@ -185,6 +186,13 @@ impl Observed {
 }
 
 impl Allowed<'_> {
+    /// Equal for equal demands.
+    pub fn fingerprint(all: &[Self]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        all.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The prefix rule: what is there is what was issued, from some first to some next index.
     pub fn check(&self, seen: &Observed) -> Check {
         if self.never_used {

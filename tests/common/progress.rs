@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(5);
 pub struct Progress {
     run: String,
     unit: &'static str,
-    total: u64,
+    total: AtomicU64,
     done: AtomicU64,
     started: Instant,
     /// Milliseconds after the start at which the next line is due.
@@ -25,7 +25,7 @@ impl Progress {
     /// A run of `total` units of work, for example "kills".
     pub fn new(run: impl Into<String>, unit: &'static str, total: u64) -> Self {
         let due_ms = AtomicU64::new(millis(EVERY));
-        let done = AtomicU64::new(0);
+        let (done, total) = (AtomicU64::new(0), AtomicU64::new(total));
         Self { run: run.into(), unit, total, done, started: Instant::now(), due_ms }
     }
 
@@ -34,17 +34,33 @@ impl Progress {
         self.done.load(Relaxed)
     }
 
+    /// So many more units are to be done.
+    pub fn expect(&self, more: usize) {
+        self.total.fetch_add(more as u64, Relaxed);
+    }
+
     /// One more unit is done; `more` is what else to say if a line is due.
     pub fn step<T: Display>(&self, more: impl FnOnce() -> T) {
-        let done = self.done.fetch_add(1, Relaxed) + 1;
+        self.done.fetch_add(1, Relaxed);
+        self.say(more);
+    }
+
+    /// So many units are done in all.
+    pub fn reached<T: Display>(&self, done: u64, more: impl FnOnce() -> T) {
+        self.done.store(done, Relaxed);
+        self.say(more);
+    }
+
+    fn say<T: Display>(&self, more: impl FnOnce() -> T) {
+        let (done, total) = (self.done(), self.total.load(Relaxed));
         let elapsed = self.started.elapsed();
         let (now, due) = (millis(elapsed), self.due_ms.load(Relaxed));
         let next = now + millis(EVERY);
         if now < due || self.due_ms.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
             return;
         }
-        let Self { run, unit, total, .. } = self;
-        let left = elapsed.as_secs_f64() * total.saturating_sub(done) as f64 / done as f64;
+        let Self { run, unit, .. } = self;
+        let left = elapsed.as_secs_f64() * total.saturating_sub(done) as f64 / done.max(1) as f64;
         let rate = done as f64 / elapsed.as_secs_f64();
         eprintln!("{run}: {done} of {total} {unit}, {rate:.0}/s, {left:.0} s left; {}", more());
     }

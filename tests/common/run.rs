@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
-use keywal::{Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
+use keywal::{Clock, Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
 use super::ops::Op;
 use super::oracle::{Item, KeyModel, Observed, index};
@@ -365,6 +365,11 @@ impl Run {
             Ok(wal) => self.recovered(wal, allowed).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// Milliseconds since the run began.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock.monotonic_ms()
     }
 
     /// Whether a failed sync has made pages disappear.
