@@ -111,6 +111,7 @@ fn one_workload() {
     for (at, op) in run.sim.trace().iter().enumerate() {
         println!("{at:4} {op:?}");
     }
+    run.verbose = explorer.plan.only.is_some();
     explorer.crashes(&run, &ops);
     let states = explorer.counts.states.load(Relaxed);
     println!("{states} crash states, {} failures", explorer.failures.count());

@@ -221,7 +221,7 @@ impl SimDir {
         let inode = |cache: &Body| Inode { cache: cache.clone(), lossy: false };
         Self::with(State {
             origin: image.clone(),
-            trace: Vec::new(),
+            trace: Vec::with_capacity(32),
             names: image.files.keys().cloned().zip(0..).collect(),
             inodes: image.files.values().map(inode).collect(),
             special: BTreeSet::new(),
@@ -231,7 +231,7 @@ impl SimDir {
             capacity: None,
             faults: Vec::new(),
             faults_hit: 0,
-            calls: Vec::new(),
+            calls: Vec::with_capacity(128),
         })
     }
 

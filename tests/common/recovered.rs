@@ -19,32 +19,60 @@ pub fn open(run: &Run, sim: &SimDir) -> Check<Wal> {
     if damaged.is_empty() { Ok(wal) } else { Err(format!("false damage: {damaged:?}")) }
 }
 
+/// What comes after the first recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another one: it changes nothing.
+    Again,
+    /// Appends to every key, a power cut, and another one.
+    LifeGoesOn,
+    /// The one, and the other instead.
+    Both,
+}
+
 /// Recovers what a power cut left, and checks everything that was promised.
 pub fn check_image(run: &Run, image: &Image, allowed: &[Allowed<'_>]) -> Check {
-    check(run, &SimDir::from_image(image, 7), allowed)
+    check(run, &SimDir::from_image(image, 7), allowed, Next::Both)
 }
 
 /// Recovers a directory, and checks everything that was promised.
-pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>]) -> Check {
-    let keys = &run.setup.keys;
+pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>], next: Next) -> Check {
     let wal = open(run, sim)?;
-    let seen = Observed::all(&wal, keys)?;
-    if std::env::var_os("KEYWAL_CRASH_AT").is_some() {
+    let seen = Observed::all(&wal, &run.setup.keys)?;
+    if run.verbose {
         println!("{sim:?}\n{:?}\n{seen:?}", wal.recovery_report());
     }
     let lost = check_all(&wal, allowed, &seen)?;
-
-    // Opening it again, after a kill or a power cut, changes nothing.
-    for (what, again) in
-        [("a kill", sim.after_kill()), ("a power cut", SimDir::from_image(&sim.durable_image(), 8))]
-    {
-        let wal = open(run, &again).map_err(|text| format!("second time, after {what}: {text}"))?;
-        let seen_again = Observed::all(&wal, keys)
-            .map_err(|text| format!("second time, after {what}: {text}"))?;
-        ensure!(seen_again == seen, "opened again after {what}: {seen_again:?}, before {seen:?}");
+    if next != Next::LifeGoesOn {
+        opens_again(run, sim, &seen)?;
     }
+    if next == Next::Again { Ok(()) } else { life_goes_on(run, sim, &wal, seen, &lost) }
+}
 
-    // Life goes on: entries get the next numbers, and no old reference leads to them.
+/// Opening it once more, after a kill and after a power cut, changes nothing.
+fn opens_again(run: &Run, sim: &SimDir, seen: &[Observed]) -> Check {
+    let check = |what: &str, sim: &SimDir| {
+        let again = open(run, sim).and_then(|wal| Observed::all(&wal, &run.setup.keys));
+        let again = again.map_err(|text| format!("second time, after {what}: {text}"))?;
+        ensure!(again == seen, "opened again after {what}: {again:?}, before {seen:?}");
+        Ok(())
+    };
+    let durable = sim.durable_image();
+    if durable != sim.image() {
+        check("a kill", &sim.after_kill())?;
+    }
+    check("a power cut", &SimDir::from_image(&durable, 8))
+}
+
+/// Entries get the next numbers, survive another power cut, and no lost reference leads to them.
+fn life_goes_on(
+    run: &Run,
+    sim: &SimDir,
+    wal: &Wal,
+    seen: Vec<Observed>,
+    lost: &[EntryRef],
+) -> Check {
+    let keys = &run.setup.keys;
     let mut written = Vec::new();
     for ((at, key), seen) in (0..).zip(keys).zip(&seen) {
         for (n, (bytes, durability)) in
@@ -62,7 +90,7 @@ pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>]) -> Check {
             written.push((at, entry));
         }
     }
-    check_lost(&wal, &lost).map_err(|text| format!("after appending: {text}"))?;
+    check_lost(wal, lost).map_err(|text| format!("after appending: {text}"))?;
     let sim = SimDir::from_image(&sim.durable_image(), 9);
     let wal = open(run, &sim).map_err(|text| format!("third time: {text}"))?;
     let after = Observed::all(&wal, keys).map_err(|text| format!("third time: {text}"))?;
@@ -71,7 +99,7 @@ pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>]) -> Check {
         before.entries.extend(new);
         ensure!(before.entries == after.entries, "a `Disk` append after recovery lost something");
     }
-    check_lost(&wal, &lost).map_err(|text| format!("after appending and a power cut: {text}"))
+    check_lost(&wal, lost).map_err(|text| format!("after appending and a power cut: {text}"))
 }
 
 /// All keys against what they may hold; the references that lead nowhere.

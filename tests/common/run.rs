@@ -86,6 +86,8 @@ pub struct Run {
     pub faults: Vec<Fault>,
     /// The calls of the directory up to the end of the last opening.
     pub calls_of_open: Vec<CallKind>,
+    /// What is found after a crash is printed.
+    pub verbose: bool,
     serial: u64,
 }
 
@@ -115,6 +117,7 @@ impl Run {
             sync_failed: false,
             faults: Vec::new(),
             calls_of_open: Vec::new(),
+            verbose: false,
             serial: 0,
         }
     }

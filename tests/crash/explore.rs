@@ -9,7 +9,7 @@ use keywal::fs::sim::{CrashBudget, Image, Op as TraceOp, SimDir};
 
 use crate::common::ops::Op;
 use crate::common::oracle::Allowed;
-use crate::common::recovered::{check, check_image, open};
+use crate::common::recovered::{Next, check, open};
 use crate::common::run::{Run, Setup};
 use crate::common::{Check, Failures, guarded, image_hash, mix};
 
@@ -86,6 +86,8 @@ impl Explorer {
     fn power_cuts(&self, run: &Run, fail: &mut dyn FnMut(&str, &str)) {
         let end = run.sim.trace_len();
         let trace = run.sim.trace();
+        // What holds after the operation is more than is demanded during it.
+        let mut known = HashSet::new();
         for at in (run.start + 1..=end).rev() {
             // Whatever the disk may hold before an operation that makes nothing durable, it may hold
             // after it too.
@@ -106,12 +108,12 @@ impl Explorer {
                 .collect();
             let demands = Allowed::fingerprint(&allowed) ^ mix(run.clock_ms());
             run.sim.crash_images(at, &self.plan.budget, &mut |image, choice| {
-                let choice = choice.to_string();
-                if self.plan.only.as_ref().is_some_and(|only| !only.starts_with(&choice)) {
+                let other = |only: &String| !only.starts_with(&choice.to_string());
+                if self.plan.only.as_ref().is_some_and(other) {
                     return;
                 }
                 let hash = image_hash(image);
-                if !self.known.insert(hash ^ demands) {
+                if !known.insert(hash) || !self.known.insert(hash ^ demands) {
                     self.counts.repeated.fetch_add(1, Relaxed);
                     return;
                 }
@@ -119,11 +121,11 @@ impl Explorer {
                 let nested = self.plan.only.is_some()
                     || mix(hash ^ self.plan.budget.seed) % NESTED_ONE_IN == 0;
                 let checked = guarded(|| {
-                    check_image(run, image, &allowed)?;
+                    self.check_image(run, image, hash, &allowed)?;
                     if nested { self.nested(run, image, &allowed, 1) } else { Ok(()) }
                 });
                 if let Err(text) = checked {
-                    fail(&text, &choice);
+                    fail(&text, &choice.to_string());
                 }
             });
         }
@@ -146,7 +148,8 @@ impl Explorer {
                 self.counts.nested.fetch_add(1, Relaxed);
                 self.counts.states.fetch_add(1, Relaxed);
                 let deeper = depth < MAX_DEPTH && mix(hash ^ seed) % NESTED_ONE_IN == 0;
-                result = check_image(run, image, allowed)
+                result = self
+                    .check_image(run, image, hash, allowed)
                     .and_then(|()| match deeper {
                         true => self.nested(run, image, allowed, depth + 1),
                         false => Ok(()),
@@ -155,6 +158,16 @@ impl Explorer {
             });
         }
         result
+    }
+
+    /// Recovers what a power cut left, and checks everything that was promised.
+    fn check_image(&self, run: &Run, image: &Image, hash: u64, allowed: &[Allowed<'_>]) -> Check {
+        let next = match mix(hash ^ 1) % 2 {
+            _ if self.plan.only.is_some() => Next::Both,
+            0 => Next::Again,
+            _ => Next::LifeGoesOn,
+        };
+        check(run, &SimDir::from_image(image, 7), allowed, next)
     }
 
     /// The process dies before or after each change of the last operation: nothing that had returned is
@@ -173,7 +186,7 @@ impl Explorer {
                     (before, after) => before.in_flight(after, before.count()),
                 })
                 .collect();
-            check(run, &run.sim.killed_before(at), &allowed)
+            check(run, &run.sim.killed_before(at), &allowed, Next::Both)
                 .map_err(|text| format!("killed before change {at}: {text}"))?;
         }
         Ok(())

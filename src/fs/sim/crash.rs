@@ -69,7 +69,8 @@ impl SimDir {
     }
 
     /// Visits what the disk may hold when power is lost just before operation `at` of the trace
-    /// (`trace_len()`: after the last). Returns the number of visits.
+    /// (`trace_len()`: after the last). Returns the number of subsets and samples. Not each subset is
+    /// visited: the others only hold what no name leads to, or what lies behind the end of its file.
     pub fn crash_images(
         &self,
         at: usize,
@@ -81,8 +82,10 @@ impl SimDir {
         let mut visits = 0;
         let mut visit = |choice| {
             let picks = crash.disk.picks(at, &choice);
-            each(&crash.image(&picks), &choice);
             visits += 1;
+            if matches!(choice, CrashChoice::Sample { .. }) || crash.shows_all(&picks) {
+                each(&crash.image(&picks), &choice);
+            }
         };
         let sample = |sample| CrashChoice::Sample { at, sample, seed: budget.seed };
         if len_u64(units) > u64::from(budget.exhaustive_bits.min(63)) {
@@ -342,6 +345,24 @@ impl Crash {
             }
         }
         Self { disk, boot, drafts }
+    }
+
+    /// Whether everything picked is to be seen in the image: without the rest it would be the same.
+    fn shows_all(&self, picks: &[Pick]) -> bool {
+        let Disk { units, names, bodies, .. } = &self.disk;
+        let picked = || units.iter().zip(picks).filter(|(_, pick)| **pick != Pick::Drop);
+        let mut names = names.clone();
+        picked().for_each(|(unit, _)| unit.apply_name(&mut names));
+        picked().all(|(unit, _)| {
+            let Some(inode) = unit.inode() else { return true };
+            let lens = picked().filter_map(|(unit, _)| match unit {
+                Unit::Len { inode: of, to, .. } if *of == inode => Some(*to),
+                _ => None,
+            });
+            let len = lens.last().unwrap_or(bodies[inode].len());
+            let inside = !matches!(unit, Unit::Sector { offset, .. } if *offset >= len);
+            inside && names.values().any(|linked| *linked == inode)
+        })
     }
 
     fn image(&mut self, picks: &[Pick]) -> Image {
