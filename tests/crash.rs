@@ -8,6 +8,8 @@
 //! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given.
 //! * `KEYWAL_CRASH_STATES`: the random sequences go on until so many states are checked.
 //! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited, 8 if not given.
+//! * `KEYWAL_CRASH_THOROUGH`: of so many states one is recovered a second time, and another one once
+//!   more after appends to every key and another power cut. 2 if not given: all of them.
 //! * `KEYWAL_SEED`: of the samples and the random sequences.
 //! * `KEYWAL_CRASH_OPS`, `KEYWAL_CRASH_SETUP`, `KEYWAL_CRASH_AT`: one sequence, and one crash of it, as
 //!   a failure prints them.
@@ -39,7 +41,9 @@ fn explorer(setup: Setup) -> Explorer {
         garbled: 6,
         seed: seed(),
     };
-    Explorer::new(Plan { setup, budget, only: std::env::var("KEYWAL_CRASH_AT").ok() })
+    let only = std::env::var("KEYWAL_CRASH_AT").ok();
+    let thorough_one_in = env_number("KEYWAL_CRASH_THOROUGH").unwrap_or(2).max(2);
+    Explorer::new(Plan { setup, budget, only, thorough_one_in })
 }
 
 /// Whether one sequence alone is to be seen.

@@ -22,6 +22,7 @@ pub fn open(run: &Run, sim: &SimDir) -> Check<Wal> {
 /// What comes after the first recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
+    Nothing,
     /// Another one: it changes nothing.
     Again,
     /// Appends to every key, a power cut, and another one.
@@ -43,10 +44,13 @@ pub fn check(run: &Run, sim: &SimDir, allowed: &[Allowed<'_>], next: Next) -> Ch
         println!("{sim:?}\n{:?}\n{seen:?}", wal.recovery_report());
     }
     let lost = check_all(&wal, allowed, &seen)?;
-    if next != Next::LifeGoesOn {
+    if matches!(next, Next::Again | Next::Both) {
         opens_again(run, sim, &seen)?;
     }
-    if next == Next::Again { Ok(()) } else { life_goes_on(run, sim, &wal, seen, &lost) }
+    if matches!(next, Next::LifeGoesOn | Next::Both) {
+        life_goes_on(run, sim, &wal, seen, &lost)?;
+    }
+    Ok(())
 }
 
 /// Opening it once more, after a kill and after a power cut, changes nothing.

@@ -25,6 +25,8 @@ pub struct Plan {
     pub budget: CrashBudget,
     /// A failure's `AT`, to see only that one.
     pub only: Option<String>,
+    /// Of so many states, one is recovered twice, and another one once more after appends.
+    pub thorough_one_in: u64,
 }
 
 /// What was done.
@@ -162,12 +164,16 @@ impl Explorer {
 
     /// Recovers what a power cut left, and checks everything that was promised.
     fn check_image(&self, run: &Run, image: &Image, hash: u64, allowed: &[Allowed<'_>]) -> Check {
-        let next = match mix(hash ^ 1) % 2 {
+        check(run, &SimDir::from_image(image, 7), allowed, self.next(hash))
+    }
+
+    fn next(&self, hash: u64) -> Next {
+        match mix(hash ^ 1) % self.plan.thorough_one_in {
             _ if self.plan.only.is_some() => Next::Both,
             0 => Next::Again,
-            _ => Next::LifeGoesOn,
-        };
-        check(run, &SimDir::from_image(image, 7), allowed, next)
+            1 => Next::LifeGoesOn,
+            _ => Next::Nothing,
+        }
     }
 
     /// The process dies before or after each change of the last operation: nothing that had returned is
@@ -186,7 +192,8 @@ impl Explorer {
                     (before, after) => before.in_flight(after, before.count()),
                 })
                 .collect();
-            check(run, &run.sim.killed_before(at), &allowed, Next::Both)
+            let sim = run.sim.killed_before(at);
+            check(run, &sim, &allowed, self.next(image_hash(&sim.image())))
                 .map_err(|text| format!("killed before change {at}: {text}"))?;
         }
         Ok(())
