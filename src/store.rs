@@ -145,6 +145,14 @@ impl Store {
         }
     }
 
+    /// Refuses a segment whose name cannot be made to survive power loss any more.
+    pub(crate) fn check_name(&self, segment: &Segment) -> Result<()> {
+        if self.names.is_poisoned() && self.names.durable() < segment.name_change() {
+            return Err(WalError::Poisoned { path: self.dir.path().to_owned() });
+        }
+        Ok(())
+    }
+
     // ---- segments ----
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.

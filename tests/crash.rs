@@ -56,38 +56,19 @@ fn length() -> usize {
     usize::try_from(env_number("KEYWAL_CRASH_LEN").unwrap_or(2)).unwrap_or(2)
 }
 
-/// All operations.
-fn all_ops() -> Vec<Op> {
-    let mut ops = core_ops();
-    ops.extend([Op::Sync, Op::Cut(0), Op::Cut(3)]);
-    for key in 0..2 {
-        ops.extend([Op::Batch(key), Op::Truncate(key), Op::Remove(key)]);
-    }
-    ops
-}
-
-/// Those that every log has, and retention.
-fn core_ops() -> Vec<Op> {
-    let mut ops = vec![Op::Compact, Op::Shutdown, Op::Kill];
-    for key in 0..2 {
-        ops.extend([Op::Small(key), Op::Large(key), Op::SyncKey(key), Op::Rotate(key)]);
-    }
-    ops
-}
-
 #[test]
 fn every_crash_of_every_short_workload() {
-    exhaust("crash-all", Setup::plain(seed()), &all_ops(), length());
+    exhaust("crash-all", Setup::plain(seed()), &Op::all(), length());
 }
 
 #[test]
 fn every_crash_of_every_workload_of_the_core_operations() {
-    exhaust("crash-core", Setup::plain(seed()), &core_ops(), length() + 1);
+    exhaust("crash-core", Setup::plain(seed()), &Op::core(), length() + 1);
 }
 
 #[test]
 fn every_crash_with_colliding_keys_and_tight_limits() {
-    exhaust("crash-tight", Setup::tight(seed()), &all_ops(), (length() - 1).max(1));
+    exhaust("crash-tight", Setup::tight(seed()), &Op::all(), (length() - 1).max(1));
 }
 
 #[test]
@@ -211,7 +192,7 @@ fn walks(name: &str, setup: Setup) {
 
 fn walk(explorer: &Explorer, seed: u64, each: &dyn Fn()) -> bool {
     let mut random = Random(seed);
-    let alphabet = all_ops();
+    let alphabet = Op::all();
     let mut ops = Vec::new();
     let mut run = Run::new(&explorer.plan.setup).expect("opens");
     for _ in 0..6 + random.next() % 30 {

@@ -5,9 +5,13 @@
 //! be believed for ever; everything else must work on; and a kill, or a power cut after any later
 //! operation, must leave what was promised.
 //!
-//! All of them take a minute with `cargo test --release --test faults`; an unoptimised build runs a
+//! Besides, every short sequence of operations, with a power cut at every later moment.
+//!
+//! All of it takes some minutes with `cargo test --release --test faults`; an unoptimised build runs a
 //! sample. `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
+//! `KEYWAL_FAULT_LEN`: length of the short sequences, 1 if not given.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,10 +19,11 @@ use std::time::{Duration, Instant};
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind};
 
 use common::ops::Op;
-use common::oracle::{Allowed, KeyModel, Observed};
+use common::oracle::{Allowed, Observed};
+use common::progress::Progress;
 use common::recovered::{check_image, open};
 use common::run::{Run, Setup};
-use common::{Check, Failures, guarded, on_all_cores};
+use common::{Check, Failures, env_number, guarded, image_hash, on_all_cores};
 
 mod common;
 
@@ -50,7 +55,6 @@ struct Case {
 
 #[derive(Default)]
 struct Counts {
-    cases: AtomicU64,
     hit: AtomicU64,
     images: AtomicU64,
     /// To notice that nothing moves.
@@ -66,19 +70,20 @@ fn calls(setup: &Setup, ops: &[Op]) -> Vec<Vec<CallKind>> {
     run.open_again().expect("checks").expect("opens");
     calls.push(run.calls_of_open.clone());
     for op in ops {
-        if !matches!(op, Op::Kill) {
+        if !op.dies() {
             known = run.sim.call_kinds().len();
         }
         run.succeed(*op).expect("no faults");
-        let reopens = matches!(op, Op::Kill | Op::Shutdown);
+        let reopens = op.dies() || *op == Op::Shutdown;
         let kinds = if reopens { run.calls_of_open.clone() } else { run.sim.call_kinds() };
-        let skip = if matches!(op, Op::Kill) { 0 } else { known };
+        let skip = if op.dies() { 0 } else { known };
         calls.push(kinds[skip..].to_vec());
     }
     calls
 }
 
-fn cases(setup: &Setup, ops: &[Op]) -> Vec<Case> {
+/// Every way in which calls of operation `from` or a later one can fail.
+fn cases(setup: &Setup, ops: &[Op], from: usize) -> Vec<Case> {
     let once = [
         FaultKind::Error(EIO),
         FaultKind::Error(ENOSPC),
@@ -98,7 +103,7 @@ fn cases(setup: &Setup, ops: &[Op]) -> Vec<Case> {
         FaultKind::ShortThenError { bytes: 600, error: EIO },
     ];
     let mut cases = Vec::new();
-    for (op, calls) in calls(setup, ops).into_iter().enumerate() {
+    for (op, calls) in calls(setup, ops).into_iter().enumerate().skip(from) {
         for (call, called) in calls.into_iter().enumerate() {
             let moves = matches!(called, CallKind::Read | CallKind::Write);
             let fits = |kind: &FaultKind| {
@@ -117,45 +122,97 @@ fn cases(setup: &Setup, ops: &[Op]) -> Vec<Case> {
 
 #[test]
 fn every_call_fails_in_every_way() {
-    everything(&Setup::plain(1));
+    one_long_workload(&Setup::plain(1));
 }
 
 #[test]
 fn every_call_fails_in_every_way_under_tight_limits() {
-    everything(&Setup::tight(1));
+    one_long_workload(&Setup::tight(1));
 }
 
-fn everything(setup: &Setup) {
-    let started = Instant::now();
+fn one_long_workload(setup: &Setup) {
     let ops = Op::parse_all(WORKLOAD);
-    let mut cases = cases(setup, &ops);
+    let cases = cases(setup, &ops, 0);
+    let calls = calls(setup, &ops).iter().map(Vec::len).sum::<usize>() as u64;
+    let workload = Workload { setup, ops: &ops, moments: Moments::BetweenOperations };
+    let all = cases.iter().map(|case| (&workload, *case)).collect();
+    everything(&format!("faults-{}", setup.name), calls, all);
+}
+
+/// In each sequence, the calls of the last operation fail; then there is one `Disk` append to each key.
+#[test]
+fn every_call_of_every_short_workload_fails_in_every_way() {
+    let longest = env_number("KEYWAL_FAULT_LEN").unwrap_or(1);
+    let setup = Setup::plain(1);
+    let mut sequences: Vec<Vec<Op>> = vec![Vec::new()];
+    let mut all = Vec::new();
+    for _ in 0..longest {
+        let longer = sequences.iter().flat_map(|ops| {
+            Op::all().into_iter().map(move |op| ops.iter().copied().chain([op]).collect())
+        });
+        sequences = longer.collect();
+        all.extend(sequences.iter().cloned());
+    }
+    let tail = [Op::Large(0), Op::Large(1)];
+    let workloads: Vec<(usize, Vec<Op>)> =
+        all.into_iter().map(|ops| (ops.len(), [&ops[..], &tail].concat())).collect();
+    let workloads: Vec<(usize, Workload<'_>)> = workloads
+        .iter()
+        .map(|(last, ops)| {
+            (*last, Workload { setup: &setup, ops, moments: Moments::BetweenAllChanges })
+        })
+        .collect();
+    let mut calls_failed = 0;
+    let mut all = Vec::new();
+    for (last, workload) in &workloads {
+        let of_last = cases(&setup, &workload.ops[..*last], *last);
+        calls_failed += of_last.iter().map(|case| case.call + 1).max().unwrap_or(0) as u64;
+        all.extend(of_last.into_iter().map(|case| (workload, case)));
+    }
+    everything("faults-short", calls_failed, all);
+}
+
+/// What is run once for each case, and when the power may be cut.
+struct Workload<'a> {
+    setup: &'a Setup,
+    ops: &'a [Op],
+    moments: Moments,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moments {
+    BetweenOperations,
+    BetweenAllChanges,
+}
+
+fn everything(run: &str, calls: u64, mut cases: Vec<(&Workload<'_>, Case)>) {
     if let Ok(only) = std::env::var("KEYWAL_FAULT") {
-        cases.retain(|case| name(&ops, case).contains(&only));
+        cases.retain(|(workload, case)| name(workload.ops, case).contains(&only));
     } else if cfg!(debug_assertions) {
         cases = cases.into_iter().step_by(DEBUG_ONE_IN).collect();
     }
     let (counts, failures) = (Counts::default(), Failures::default());
+    let progress = Progress::new(run, "cases", cases.len() as u64);
     thread::scope(|scope| {
         scope.spawn(|| watch(&counts));
         on_all_cores(cases.len(), |at| {
-            counts.cases.fetch_add(1, Relaxed);
+            let (workload, case) = &cases[at];
+            progress.step(|| format!("{} crash states", counts.images.load(Relaxed)));
             counts.progress.fetch_add(1, Relaxed);
-            let Err(text) = guarded(|| play(setup, &ops, &cases[at], &counts)) else { return true };
-            let name = name(&ops, &cases[at]);
-            failures.note(&text, &format!("{} setup: KEYWAL_FAULT=\"{name}\"", setup.name))
+            let Err(text) = guarded(|| play(workload, case, &counts)) else { return true };
+            let name = name(workload.ops, case);
+            let setup = workload.setup.name;
+            failures.note(&text, &format!("{setup} setup: KEYWAL_FAULT=\"{name}\""))
         });
         counts.done.store(true, Relaxed);
     });
-    println!(
-        "faults, {} setup: {} calls, {} cases, {} faults hit, {} crash states, {:.1} s, {} failures",
-        setup.name,
-        calls(setup, &ops).iter().map(Vec::len).sum::<usize>(),
-        counts.cases.load(Relaxed),
-        counts.hit.load(Relaxed),
-        counts.images.load(Relaxed),
-        started.elapsed().as_secs_f64(),
-        failures.count()
-    );
+    let figures = [
+        ("calls", calls),
+        ("cases", cases.len() as u64),
+        ("hit", counts.hit.load(Relaxed)),
+        ("states", counts.images.load(Relaxed)),
+    ];
+    progress.figures(&figures, &failures);
     failures.finish();
 }
 
@@ -166,7 +223,8 @@ fn name(ops: &[Op], case: &Case) -> String {
         (true, false) => "from then on",
         (true, true) => "from then on, all calls",
     };
-    format!("{op}, call {}, {:?} {:?} {forever}", case.call, case.called, case.kind)
+    let ops = if ops.len() < 9 { Op::print_all(ops) + ": " } else { String::new() };
+    format!("{ops}{op}, call {}, {:?} {:?} {forever}", case.call, case.called, case.kind)
 }
 
 /// A hang would otherwise be silent.
@@ -185,7 +243,8 @@ fn watch(counts: &Counts) {
     }
 }
 
-fn play(setup: &Setup, ops: &[Op], case: &Case, counts: &Counts) -> Check {
+fn play(workload: &Workload<'_>, case: &Case, counts: &Counts) -> Check {
+    let Workload { setup, ops, moments } = *workload;
     let mut run = Run::unopened(setup);
     let mut hit = 0;
     for at in 0..=ops.len() {
@@ -218,7 +277,11 @@ fn play(setup: &Setup, ops: &[Op], case: &Case, counts: &Counts) -> Check {
         }
         if at >= case.op {
             let wanted = format!("after {} (operation {at})", what());
-            crash(&run, counts).map_err(|text| format!("{wanted}: {text}"))?;
+            let first = match moments {
+                Moments::BetweenOperations => run.sim.trace_len(),
+                Moments::BetweenAllChanges => run.start + 1,
+            };
+            crash(&run, first, counts).map_err(|text| format!("{wanted}: {text}"))?;
         }
     }
     counts.hit.fetch_add(u64::from(hit > 0), Relaxed);
@@ -240,7 +303,7 @@ fn arm(run: &mut Run, case: &Case, op: Option<Op>, ops: &[Op]) {
         forever: case.forever,
         name_contains: None,
     };
-    if matches!(op, None | Some(Op::Kill)) {
+    if op.is_none_or(Op::dies) {
         run.faults = vec![fault];
     } else {
         run.sim.inject(fault);
@@ -255,18 +318,27 @@ fn poisons(case: &Case, ops: &[Op]) -> bool {
     case.forever || removal || two || matches!(case.called, CallKind::SyncData | CallKind::SyncDir)
 }
 
-/// Some of the power cuts that may happen now.
-fn crash(run: &Run, counts: &Counts) -> Check {
+/// Some of the power cuts that may happen from this place in the trace on.
+fn crash(run: &Run, first: usize, counts: &Counts) -> Check {
     let budget = CrashBudget { exhaustive_bits: 2, samples: 8, garbled: 1, seed: 1 };
-    let allowed: Vec<Allowed<'_>> = run.keys.iter().map(KeyModel::after_power_cut).collect();
+    let end = run.sim.trace_len();
+    let mut known = HashSet::new();
     let mut result = Ok(());
-    let visits = run.sim.crash_images(run.sim.trace_len(), &budget, &mut |image, choice| {
-        if result.is_ok() {
-            result = check_image(run, image, &allowed)
-                .map_err(|text| format!("power cut, {choice}: {text}"));
-        }
-    });
-    counts.images.fetch_add(visits, Relaxed);
+    for at in (first.min(end)..=end).rev() {
+        let allowed: Vec<Allowed<'_>> = (0..run.keys.len())
+            .map(|key| match (&run.before[key], &run.keys[key]) {
+                (_, after) if at == end => after.after_power_cut(),
+                (before, after) => before.in_flight(after, before.durable),
+            })
+            .collect();
+        run.sim.crash_images(at, &budget, &mut |image, choice| {
+            if result.is_ok() && known.insert(image_hash(image)) {
+                counts.images.fetch_add(1, Relaxed);
+                result = check_image(run, image, &allowed)
+                    .map_err(|text| format!("power cut, {choice}: {text}"));
+            }
+        });
+    }
     result
 }
 
@@ -324,7 +396,7 @@ fn a_full_disk_costs_nothing_but_what_does_not_fit() {
                 for key in 0..2 {
                     run.succeed(Op::Large(key))?;
                 }
-                crash(&run, &counts)?;
+                crash(&run, usize::MAX, &counts)?;
                 kill(&run)
             });
             let Err(text) = result else { return true };

@@ -525,3 +525,18 @@ fn a_removed_key_that_comes_back_does_not_hide_the_key_that_took_its_hash() {
         assert!(contents(&wal, TWINS[0]).is_empty());
     }
 }
+
+/// After a failed sync of the directory, a `Disk` append to a new key was refused as poisoned, and in
+/// the log.
+#[test]
+fn what_is_refused_as_poisoned_is_not_written() {
+    let (sim, wal) = fresh();
+    let call = CallKind::SyncDir;
+    sim.inject(Fault { call, nth: 0, kind: EIO, forever: false, name_contains: None });
+    wal.append_entry("k", None, "in doubt", true).unwrap_err();
+    let refused = wal.append_entry("k", None, "refused", true);
+    assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+    assert_eq!(contents(&wal, "k"), ["in doubt"]);
+    wal.append_entry("k", None, "at the mercy of the kernel", false).unwrap();
+    assert_eq!(wal.len("k").unwrap(), 2);
+}

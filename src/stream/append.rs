@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
+use crate::options::Durability;
 use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
@@ -48,16 +49,20 @@ pub(crate) fn frame_bytes(payload: &Payload<'_>) -> u64 {
 
 impl Stream {
     /// Appends entries, visible and recoverable together or not at all. Their lengths have been
-    /// checked.
+    /// checked. Nothing is written if it could not be made as durable as wanted.
     pub(crate) fn append(
         &self,
         store: &Store,
         writer: &mut Writer,
         payloads: &[Payload<'_>],
+        durability: Durability,
     ) -> Result<Appended> {
         let bytes: u64 = payloads.iter().map(frame_bytes).sum();
         let now_ms = store.now_ms().max(writer.last_ms);
         let segment = self.room_for(store, writer, bytes, now_ms)?;
+        if durability == Durability::Disk {
+            store.check_name(&segment)?;
+        }
         let old = segment.extent();
         let too_many = || WalError::Exhausted;
         let extent = Extent {

@@ -140,7 +140,7 @@ impl Wal {
                 .and_then(|()| {
                     expected.map_or(Ok(()), |expected| check_index(store, &stream, expected))
                 })
-                .and_then(|()| stream.append(store, &mut writer, payloads));
+                .and_then(|()| stream.append(store, &mut writer, payloads, durability));
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream);

@@ -76,6 +76,25 @@ impl FromStr for Op {
 }
 
 impl Op {
+    /// All operations, on two keys.
+    pub fn all() -> Vec<Self> {
+        let mut ops = Self::core();
+        ops.extend([Self::Sync, Self::Cut(0), Self::Cut(3)]);
+        for key in 0..2 {
+            ops.extend([Self::Batch(key), Self::Truncate(key), Self::Remove(key)]);
+        }
+        ops
+    }
+
+    /// Those that every log has, and retention.
+    pub fn core() -> Vec<Self> {
+        let mut ops = vec![Self::Compact, Self::Shutdown, Self::Kill];
+        for key in 0..2 {
+            ops.extend([Self::Small(key), Self::Large(key), Self::SyncKey(key), Self::Rotate(key)]);
+        }
+        ops
+    }
+
     pub fn key(self) -> Option<usize> {
         match self {
             Self::Small(key)
@@ -87,6 +106,11 @@ impl Op {
             | Self::SyncKey(key) => Some(key),
             _ => None,
         }
+    }
+
+    /// Whether the process does not live to see the end of it.
+    pub fn dies(self) -> bool {
+        matches!(self, Self::Kill | Self::Cut(_))
     }
 
     pub fn parse_all(text: &str) -> Vec<Self> {

@@ -106,7 +106,7 @@ impl KeyModel {
             allowed.absent = true;
             return allowed;
         }
-        if after.count() > self.count() {
+        if after.items.len() > self.items.len() {
             allowed.items = &after.items;
             allowed.next = kept..=after.items.len() as u64;
             allowed.in_flight = self.count();
