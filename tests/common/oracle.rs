@@ -53,6 +53,8 @@ pub struct Allowed<'a> {
     /// Neither entries of the key nor its name may be seen.
     never_used: bool,
     ghosts: BTreeSet<EntryRef>,
+    /// Or else this.
+    or: Option<Box<Self>>,
 }
 
 /// What one key holds.
@@ -79,6 +81,7 @@ impl KeyModel {
             absent: kept == 0 || self.maybe_removed,
             in_flight: u64::MAX,
             never_used: !self.used,
+            or: None,
             ghosts: self.ghosts.iter().copied().collect(),
         }
     }
@@ -104,6 +107,16 @@ impl KeyModel {
         let mut allowed = self.settled(kept);
         if after.life != self.life {
             allowed.absent = true;
+            // A removal that had failed turned out to be done, and the call began a new life.
+            if after.used {
+                let next_life = Allowed {
+                    next: 0..=after.items.len() as u64,
+                    absent: true,
+                    in_flight: 0,
+                    ..after.settled(0)
+                };
+                allowed.or = Some(Box::new(next_life));
+            }
             return allowed;
         }
         if after.items.len() > self.items.len() {
@@ -195,6 +208,24 @@ impl Allowed<'_> {
 
     /// The prefix rule: what is there is what was issued, from some first to some next index.
     pub fn check(&self, seen: &Observed) -> Check {
+        self.matching(seen).map(drop)
+    }
+
+    /// As [`Self::check`]. References to what is there give it, all others give an error. Returns those
+    /// that somebody may have and that lead nowhere: they never may.
+    pub fn check_with_refs(&self, wal: &Wal, seen: &Observed) -> Check<Vec<EntryRef>> {
+        self.matching(seen)?.check_refs(wal, seen)
+    }
+
+    fn matching(&self, seen: &Observed) -> Check<&Self> {
+        let checked = self.check_prefix(seen);
+        match &self.or {
+            Some(other) if checked.is_err() => other.matching(seen).or(checked.map(|()| self)),
+            _ => checked.map(|()| self),
+        }
+    }
+
+    fn check_prefix(&self, seen: &Observed) -> Check {
         if self.never_used {
             ensure!(!seen.listed && seen.next == 0, "a key that is removed or unused exists");
         }
@@ -233,9 +264,7 @@ impl Allowed<'_> {
         Ok(())
     }
 
-    /// References to what is there give it, all others give an error. Returns those that somebody
-    /// may have and that lead nowhere: they never may.
-    pub fn check_refs(&self, wal: &Wal, seen: &Observed) -> Check<Vec<EntryRef>> {
+    fn check_refs(&self, wal: &Wal, seen: &Observed) -> Check<Vec<EntryRef>> {
         let mut lost: Vec<EntryRef> = self.ghosts.iter().copied().collect();
         for (at, item) in (0..).zip(self.items) {
             let Some(reference) = item.reference else { continue };

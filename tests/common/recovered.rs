@@ -110,7 +110,7 @@ fn life_goes_on(
 fn check_all(wal: &Wal, allowed: &[Allowed<'_>], seen: &[Observed]) -> Check<Vec<EntryRef>> {
     let mut lost = Vec::new();
     for (key, (allowed, seen)) in allowed.iter().zip(seen).enumerate() {
-        let checked = allowed.check(seen).and_then(|()| allowed.check_refs(wal, seen));
+        let checked = allowed.check_with_refs(wal, seen);
         lost.extend(checked.map_err(|text| format!("key {key}: {text}"))?);
     }
     Ok(lost)

@@ -82,6 +82,8 @@ pub struct Run {
     /// A sync failed since the log was opened: of no key, of this one, of any of them.
     pub poisoned: Vec<bool>,
     pub sync_failed: bool,
+    /// The power was cut and the log has not been opened since.
+    pub power_cut: bool,
     /// For the next directory, before it is opened.
     pub faults: Vec<Fault>,
     /// The calls of the directory up to the end of the last opening.
@@ -115,6 +117,7 @@ impl Run {
             poisoned: vec![false; keys.len()],
             keys,
             sync_failed: false,
+            power_cut: false,
             faults: Vec::new(),
             calls_of_open: Vec::new(),
             verbose: false,
@@ -127,7 +130,7 @@ impl Run {
         if self.wal.is_some() {
             return Ok(Ok(()));
         }
-        self.reopen(self.sim.clone(), KeyModel::after_kill)
+        self.reopen(self.sim.clone())
     }
 
     /// Does one operation. The outer error is one of the log's that cannot be; the inner one is one
@@ -154,7 +157,7 @@ impl Run {
             Op::Shutdown => self.shutdown(),
             Op::Kill => {
                 let sim = self.sim.after_kill();
-                self.reopen(sim, KeyModel::after_kill)
+                self.reopen(sim)
             }
             Op::Cut(sample) => {
                 let at = self.sim.trace_len();
@@ -162,7 +165,8 @@ impl Run {
                 let image = self.sim.crash_image(at, &choice);
                 self.start = 0;
                 let sim = SimDir::from_image(&image, self.setup.seed ^ at as u64);
-                self.reopen(sim, KeyModel::after_power_cut)
+                self.power_cut = true;
+                self.reopen(sim)
             }
         }
     }
@@ -352,20 +356,16 @@ impl Run {
         };
         let clean = closed.is_ok() && was_open;
         ensure!(!clean || opened.recovery_report().clean, "not clean after a shutdown");
-        self.recovered(opened, KeyModel::after_kill)?;
+        self.recovered(opened)?;
         Ok(closed.map(drop))
     }
 
-    fn reopen(
-        &mut self,
-        sim: SimDir,
-        allowed: impl Fn(&KeyModel) -> super::oracle::Allowed<'_>,
-    ) -> Check<Result<(), WalError>> {
+    fn reopen(&mut self, sim: SimDir) -> Check<Result<(), WalError>> {
         self.wal = None;
         self.sim = sim;
         self.faults.drain(..).for_each(|fault| self.sim.inject(fault));
         match self.setup.open(&self.sim, &self.clock) {
-            Ok(wal) => self.recovered(wal, allowed).map(Ok),
+            Ok(wal) => self.recovered(wal).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     }
@@ -381,19 +381,15 @@ impl Run {
     }
 
     /// Checks what recovery found, and takes it for given from now on.
-    fn recovered(
-        &mut self,
-        wal: Wal,
-        allowed: impl Fn(&KeyModel) -> super::oracle::Allowed<'_>,
-    ) -> Check {
+    fn recovered(&mut self, wal: Wal) -> Check {
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
         self.sim.clear_faults();
         self.calls_of_open = self.sim.call_kinds();
-        let lost_pages = self.lost_pages();
+        let lost = std::mem::take(&mut self.power_cut) || self.lost_pages();
         for (key, seen) in Observed::all(&wal, &self.setup.keys)?.iter().enumerate() {
             let model = &mut self.keys[key];
-            let wanted = if lost_pages { model.after_power_cut() } else { allowed(model) };
+            let wanted = if lost { model.after_power_cut() } else { model.after_kill() };
             wanted.check(seen).map_err(|text| format!("key {key} after reopening: {text}"))?;
             model.adopt(seen);
         }
