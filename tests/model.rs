@@ -3,18 +3,18 @@
 //! Random operations on random options, against a model that holds everything in memory. No faults and
 //! no power cuts here: so everything is exact, and not even the death of the process loses an entry.
 //!
-//! * `KEYWAL_CASES`: number of cases, 300 if not given. 100,000 take about a minute with
-//!   `KEYWAL_CASES=100000 cargo test --release --test model`.
+//! * `KEYWAL_CASES`: number of cases, 300 if not given.
+//! * `KEYWAL_OPS`: length of the one long case, 2,000 if not given.
 //! * `KEYWAL_SEED`: runs only the case with this seed, as a failure prints it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use common::{Failures, env_number, guarded, mix, on_all_cores};
+use common::progress::Progress;
+use common::{Failures, Random, env_number, guarded, mix, on_all_cores};
 use world::{Limits, Raw, World};
 
 mod common;
@@ -41,28 +41,77 @@ fn cases() -> impl Strategy<Value = (Limits, Vec<Raw>)> {
 
 #[test]
 fn a_log_is_a_map_of_vectors() {
-    let started = Instant::now();
     let (counts, failures) = (Counts::default(), Failures::default());
-    if let Some(seed) = env_number("KEYWAL_SEED") {
-        one_case(seed, &counts, &failures);
-    } else {
-        let cases = usize::try_from(env_number("KEYWAL_CASES").unwrap_or(300)).unwrap_or(300);
-        on_all_cores(cases, |at| one_case(mix(at as u64 + 1), &counts, &failures));
-    }
-    let get = |counter: &AtomicU64| counter.load(Relaxed);
-    println!(
-        "model: {} cases, {} operations, {} entries appended, {} dropped, {} references read, {} \
-         times reopened, {:.1} s, {} failures",
-        get(&counts.cases),
-        get(&counts.ops),
-        get(&counts.appended),
-        get(&counts.dropped),
-        get(&counts.refs_read),
-        get(&counts.reopened),
-        started.elapsed().as_secs_f64(),
-        failures.count(),
-    );
+    let only = env_number("KEYWAL_SEED");
+    let cases = only.map_or(env_number("KEYWAL_CASES").unwrap_or(300), |_| 1);
+    let progress = Progress::new("model", "cases", cases);
+    on_all_cores(usize::try_from(cases).unwrap_or(usize::MAX), |at| {
+        progress.step(|| format!("{} operations", counts.ops.load(Relaxed)));
+        one_case(only.unwrap_or_else(|| mix(at as u64 + 1)), &counts, &failures)
+    });
+    progress.figures(&counts.figures(), &failures);
     failures.finish();
+}
+
+/// So many operations, then a clean shutdown and a new boot, so that the simulation forgets the past.
+const OPS_BETWEEN_BOOTS: u64 = 2_000;
+
+#[test]
+fn a_long_life() {
+    let (counts, failures) = (Counts::default(), Failures::default());
+    let seed = env_number("KEYWAL_SEED").unwrap_or(1);
+    let ops = env_number("KEYWAL_OPS").unwrap_or(2_000);
+    let progress = Progress::new("model-long", "operations", ops);
+    let limits: Vec<Limits> =
+        (0..4).map(|n| Limits::from((n, n % 3, (n + 1) % 4, n, n % 3))).collect();
+    on_all_cores(limits.len(), |at| {
+        let mut random = Random(mix(seed) ^ at as u64);
+        let mut world = World::new(limits[at]).expect("opens");
+        let result = guarded(|| {
+            for op in 0..ops / 4 {
+                progress.step(|| "");
+                let [kind, key, a, a2, b, b2, ..] = random.next().to_le_bytes();
+                let numbers = (u16::from_le_bytes([a, a2]), u16::from_le_bytes([b, b2]));
+                let raw = Raw::from((kind % 100, key % 5, numbers.0, numbers.1));
+                let result = world.apply(raw.decode());
+                result.map_err(|text| format!("{text} (operation {op}, {:?})", raw.decode()))?;
+                if op % OPS_BETWEEN_BOOTS == OPS_BETWEEN_BOOTS - 1 {
+                    world.check_all()?;
+                    world.reboot()?;
+                }
+            }
+            world.check_all()
+        });
+        counts.add(&world, ops / 4);
+        let Err(text) = result else { return true };
+        failures.note(&text, &format!("KEYWAL_SEED={seed} KEYWAL_OPS={ops}, {:?}", limits[at]))
+    });
+    progress.figures(&counts.figures(), &failures);
+    failures.finish();
+}
+
+impl Counts {
+    fn add(&self, world: &World, ops: u64) {
+        let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Relaxed);
+        add(&self.cases, 1);
+        add(&self.ops, ops);
+        add(&self.appended, world.appended);
+        add(&self.reopened, world.reopened);
+        add(&self.dropped, world.dropped);
+        add(&self.refs_read, world.refs_read);
+    }
+
+    fn figures(&self) -> [(&'static str, u64); 6] {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        [
+            ("cases", get(&self.cases)),
+            ("operations", get(&self.ops)),
+            ("appended", get(&self.appended)),
+            ("dropped", get(&self.dropped)),
+            ("refs_read", get(&self.refs_read)),
+            ("reopened", get(&self.reopened)),
+        ]
+    }
 }
 
 /// Runs, and shrinks if it fails, the case with this seed. `false`: enough failures.
@@ -110,15 +159,7 @@ fn play((limits, raws): &(Limits, Vec<Raw>), counts: &Counts) -> Result<(), Stri
         world.check_all().map_err(|text| format!("{text} (at the end)"))
     });
     if let Some(world) = world {
-        let add = |counter: &AtomicU64, n: u64| {
-            counter.fetch_add(n, Relaxed);
-        };
-        add(&counts.cases, 1);
-        add(&counts.ops, raws.len() as u64);
-        add(&counts.appended, world.appended);
-        add(&counts.reopened, world.reopened);
-        add(&counts.dropped, world.dropped);
-        add(&counts.refs_read, world.refs_read);
+        counts.add(&world, raws.len() as u64);
     }
     result
 }

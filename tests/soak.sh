@@ -10,18 +10,27 @@ cd "$(dirname "$0")/.."
 
 test_run() { cargo test --release --quiet --test "$@" -- --nocapture; }
 
-# Each run: a function, and a line here that says what it does and how long it takes on two cores.
+# Each run: a function, and a line here that says what it does.
 runs=(
-    "model     100,000 random cases against a map of vectors: 1 minute"
-    "crash     every crash of every sequence of up to 4 operations: some minutes"
-    "faults    every call fails in every way: 1 minute"
-    "bitrot    every bit of a sample directory flipped: 1 minute"
-    "kills     10,000 times kill -9: some minutes"
-    "planted   planted bugs, each of which has to be caught: some minutes"
+    "model      100,000 random cases, and one of 1,000,000 operations, against a map of vectors"
+    "large      segments of 4 GiB"
+    "crash      every crash of every sequence of up to 4 operations (KEYWAL_CRASH_LEN)"
+    "crash-core of up to 5 core operations: those that every log has, and retention"
+    "crash-long random sequences of all operations, until 100,000,000 states are checked"
+    "faults     every call fails in every way, then the power"
+    "bitrot     every bit of a sample directory flipped"
+    "kills      10,000 times kill -9"
+    "planted    planted bugs, each of which has to be caught"
 )
-model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} test_run model; }
-crash() { KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} test_run crash; }
-faults() { test_run faults; }
+model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
+large() { test_run large; }
+crash() { KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} test_run crash every_crash_of_every_short; }
+crash-core() { KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} test_run crash core_operations; }
+crash-long() {
+    KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} \
+        KEYWAL_CRASH_STATES=${KEYWAL_CRASH_STATES:-50000000} test_run crash long_random
+}
+faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }
 kills() { KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run processes; }
 planted() { tests/planted.sh; }

@@ -214,6 +214,20 @@ impl World {
         }
     }
 
+    /// A clean shutdown, and another boot. References that were dropped long ago are forgotten.
+    pub fn reboot(&mut self) -> Check {
+        self.wal().shutdown().map_err(|error| text("shutdown", &error))?;
+        self.sim = SimDir::from_image(&self.sim.durable_image(), self.serial);
+        let handles = std::mem::take(&mut self.handles);
+        let old = handles.len().saturating_sub(4_000);
+        let live = handles.iter().enumerate().filter(|(at, handle)| {
+            let model = &self.keys[handle.key];
+            *at >= old || model.life == handle.life && handle.index >= model.first
+        });
+        self.handles = live.map(|(_, handle)| *handle).collect();
+        self.reopen(true)
+    }
+
     fn reopen(&mut self, clean: bool) -> Check {
         self.wal = None;
         self.open()?;
