@@ -1,0 +1,214 @@
+//! A disk that remembers every write and flush, so that the power can be cut afterwards, at any moment
+//! and as often as wanted.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::common::Random;
+
+const BLOCK_BYTES: usize = 4096;
+const SECTOR_BYTES: usize = 512;
+
+pub fn hold(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a disk holds. Blocks never written are zeros; a copy shares its blocks with the original.
+#[derive(Clone)]
+struct Image(Vec<Option<Arc<[u8; BLOCK_BYTES]>>>);
+
+impl Image {
+    fn read(&self, offset: usize, bytes: usize) -> Vec<u8> {
+        let mut data = Vec::with_capacity(bytes);
+        while data.len() < bytes {
+            let at = offset + data.len();
+            let (block, start) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
+            let end = BLOCK_BYTES.min(start + bytes - data.len());
+            match self.0.get(block) {
+                Some(Some(block)) => data.extend_from_slice(&block[start..end]),
+                Some(None) => data.resize(data.len() + end - start, 0),
+                None => return data,
+            }
+        }
+        data
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        let mut written = 0;
+        while written < data.len() {
+            let at = offset + written;
+            let (block, start) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
+            let bytes = (BLOCK_BYTES - start).min(data.len() - written);
+            let block = self.0[block].get_or_insert_with(|| Arc::new([0; BLOCK_BYTES]));
+            Arc::make_mut(block)[start..start + bytes]
+                .copy_from_slice(&data[written..written + bytes]);
+            written += bytes;
+        }
+    }
+}
+
+enum Event {
+    Write { offset: usize, data: Vec<u8> },
+    Flush,
+}
+
+/// What happened to a disk since it was switched on.
+struct Recording {
+    start: Image,
+    log: Vec<Event>,
+}
+
+impl Recording {
+    fn new(start: Image) -> Self {
+        Self { start, log: Vec::new() }
+    }
+
+    /// What a power cut leaves after the first `moment` events: all up to the last flush, and of the
+    /// writes behind it the subset with this number.
+    fn cut(&self, moment: usize, subset: u64) -> Image {
+        let log = &self.log[..moment.min(self.log.len())];
+        let flushed = log.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
+        let mut image = self.start.clone();
+        let mut survives = survival(subset, unflushed_sectors(&log[flushed..]));
+        for (at, event) in log.iter().enumerate() {
+            let Event::Write { offset, data } = event else { continue };
+            for (sector, data) in (offset / SECTOR_BYTES..).zip(data.chunks(SECTOR_BYTES)) {
+                if at < flushed || survives(at, sector) {
+                    image.write(sector * SECTOR_BYTES, data);
+                }
+            }
+        }
+        image
+    }
+}
+
+fn unflushed_sectors(log: &[Event]) -> u64 {
+    let sectors = |event: &Event| match event {
+        Event::Write { data, .. } => data.len().div_ceil(SECTOR_BYTES) as u64,
+        Event::Flush => 0,
+    };
+    log.iter().map(sectors).sum()
+}
+
+/// Which of so many unflushed sectors survive, asked in the order they were written: a prefix, or each
+/// sector, block or write on its own with a chance from never to always.
+fn survival(subset: u64, sectors: u64) -> impl FnMut(usize, usize) -> bool {
+    let mut random = Random(subset);
+    let unit = random.next() % 4;
+    let prefix = random.next() % (sectors + 1);
+    let eighths = [0, 1, 4, 7, 8][(random.next() % 5) as usize];
+    let mut asked = 0;
+    move |write, sector| {
+        asked += 1;
+        let unit = match unit {
+            0 => return asked <= prefix,
+            1 => sector,
+            2 => sector * SECTOR_BYTES / BLOCK_BYTES,
+            _ => 0,
+        };
+        Random(subset ^ (write as u64) << 40 ^ unit as u64).next() % 8 < eighths
+    }
+}
+
+/// Which writes fail.
+enum Fault {
+    None,
+    /// Those that hold this.
+    Holding(Vec<u8>),
+    All,
+}
+
+pub struct Disk {
+    image: Image,
+    /// The first since the disk was formatted, each other one since a power cut during the one before.
+    recordings: Vec<Recording>,
+    fault: Fault,
+    failed_writes: u64,
+}
+
+impl Disk {
+    pub fn new(bytes: usize) -> Self {
+        let image = Image(vec![None; bytes / BLOCK_BYTES]);
+        let recordings = vec![Recording::new(image.clone())];
+        Self { image, recordings, fault: Fault::None, failed_writes: 0 }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        (self.image.0.len() * BLOCK_BYTES) as u64
+    }
+
+    pub fn read(&self, offset: u64, bytes: u32) -> Vec<u8> {
+        self.image.read(offset as usize, bytes as usize)
+    }
+
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        let fails = match &self.fault {
+            Fault::None => false,
+            Fault::Holding(bytes) => data.windows(bytes.len()).any(|window| window == bytes),
+            Fault::All => true,
+        };
+        if fails {
+            self.failed_writes += 1;
+            return Err(Errno::IO);
+        }
+        if offset + data.len() as u64 > self.bytes() {
+            return Err(Errno::NOSPC);
+        }
+        self.image.write(offset as usize, data);
+        self.note(Event::Write { offset: offset as usize, data: data.to_vec() });
+        Ok(())
+    }
+
+    pub fn flush(&mut self) {
+        self.note(Event::Flush);
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Some(recording) = self.recordings.last_mut() {
+            recording.log.push(event);
+        }
+    }
+
+    /// Does what the other side asks for, while the file system is not mounted unless it says otherwise.
+    pub fn obey(&mut self, command: &str) -> Result<u64, String> {
+        let mut words = command.split(' ');
+        let name = words.next().unwrap_or_default();
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        match name {
+            // Length of the log. Mounted or not.
+            "position" => Ok(self.recordings.last().map_or(0, |last| last.log.len() as u64)),
+            // What the disk holds now is what `restart` goes back to.
+            "formatted" => {
+                self.recordings = vec![Recording::new(self.image.clone())];
+                Ok(0)
+            }
+            "restart" => {
+                self.image = self.recordings[0].start.clone();
+                self.recordings = vec![Recording::new(self.image.clone())];
+                Ok(0)
+            }
+            // Cuts the power `moment` events into the recording with the number `life`.
+            "cut" => {
+                let (Some(life), Some(moment), Some(subset)) = (number(), number(), number())
+                else {
+                    return Err(format!("three numbers are missing: {command}"));
+                };
+                self.recordings.truncate(life as usize + 1);
+                self.image = self.recordings[life as usize].cut(moment as usize, subset);
+                self.recordings.push(Recording::new(self.image.clone()));
+                Ok(0)
+            }
+            // Which writes fail from now on: none, all, or those that hold a word. Mounted or not.
+            "fail" => {
+                self.fault = match words.next() {
+                    None => Fault::None,
+                    Some("all") => Fault::All,
+                    Some(word) => Fault::Holding(word.into()),
+                };
+                Ok(std::mem::take(&mut self.failed_writes))
+            }
+            _ => Err(format!("unknown command {command}")),
+        }
+    }
+}
