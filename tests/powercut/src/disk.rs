@@ -1,6 +1,7 @@
 //! A disk that remembers every write and flush, so that the power can be cut afterwards, at any moment
 //! and as often as wanted.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -8,10 +9,18 @@ use rustix::io::Errno;
 use crate::common::Random;
 
 const BLOCK_BYTES: usize = 4096;
-const SECTOR_BYTES: usize = 512;
 
 pub fn hold(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cuts the bytes from `offset` on at every multiple of `unit`: numbers of units, and bytes in each.
+fn pieces(offset: usize, bytes: usize, unit: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let end = offset + bytes;
+    (offset / unit..end.div_ceil(unit)).map(move |number| {
+        let start = number * unit;
+        (number, offset.max(start) - start..end.min(start + unit) - start)
+    })
 }
 
 /// What a disk holds. Blocks never written are zeros; a copy shares its blocks with the original.
@@ -21,29 +30,21 @@ struct Image(Vec<Option<Arc<[u8; BLOCK_BYTES]>>>);
 impl Image {
     fn read(&self, offset: usize, bytes: usize) -> Vec<u8> {
         let mut data = Vec::with_capacity(bytes);
-        while data.len() < bytes {
-            let at = offset + data.len();
-            let (block, start) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
-            let end = BLOCK_BYTES.min(start + bytes - data.len());
-            match self.0.get(block) {
-                Some(Some(block)) => data.extend_from_slice(&block[start..end]),
-                Some(None) => data.resize(data.len() + end - start, 0),
-                None => return data,
+        for (block, range) in pieces(offset, bytes, BLOCK_BYTES) {
+            match &self.0[block] {
+                Some(block) => data.extend_from_slice(&block[range]),
+                None => data.resize(data.len() + range.len(), 0),
             }
         }
         data
     }
 
-    fn write(&mut self, offset: usize, data: &[u8]) {
-        let mut written = 0;
-        while written < data.len() {
-            let at = offset + written;
-            let (block, start) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
-            let bytes = (BLOCK_BYTES - start).min(data.len() - written);
+    fn write(&mut self, offset: usize, mut data: &[u8]) {
+        for (block, range) in pieces(offset, data.len(), BLOCK_BYTES) {
+            let (piece, rest) = data.split_at(range.len());
             let block = self.0[block].get_or_insert_with(|| Arc::new([0; BLOCK_BYTES]));
-            Arc::make_mut(block)[start..start + bytes]
-                .copy_from_slice(&data[written..written + bytes]);
-            written += bytes;
+            Arc::make_mut(block)[range].copy_from_slice(piece);
+            data = rest;
         }
     }
 }
@@ -65,46 +66,51 @@ impl Recording {
     }
 
     /// What a power cut leaves after the first `moment` events: all up to the last flush, and of the
-    /// writes behind it the subset with this number.
-    fn cut(&self, moment: usize, subset: u64) -> Image {
+    /// sectors written behind it the subset with this number.
+    fn cut(&self, moment: usize, sector_bytes: usize, subset: u64) -> Image {
         let log = &self.log[..moment.min(self.log.len())];
         let flushed = log.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
+        let sectors = |(offset, data): (usize, &[u8])| pieces(offset, data.len(), sector_bytes);
+        let in_doubt = log[flushed..].iter().filter_map(Event::write).flat_map(sectors).count();
+        let mut survives = survival(subset, in_doubt);
         let mut image = self.start.clone();
-        let mut survives = survival(subset, unflushed_sectors(&log[flushed..]));
         for (at, event) in log.iter().enumerate() {
-            let Event::Write { offset, data } = event else { continue };
-            for (sector, data) in (offset / SECTOR_BYTES..).zip(data.chunks(SECTOR_BYTES)) {
-                if at < flushed || survives(at, sector) {
-                    image.write(sector * SECTOR_BYTES, data);
+            let Some((offset, mut data)) = event.write() else { continue };
+            for (sector, range) in sectors((offset, data)) {
+                let (piece, rest) = data.split_at(range.len());
+                if at < flushed || survives(at, sector, sector * sector_bytes / BLOCK_BYTES) {
+                    image.write(sector * sector_bytes + range.start, piece);
                 }
+                data = rest;
             }
         }
         image
     }
 }
 
-fn unflushed_sectors(log: &[Event]) -> u64 {
-    let sectors = |event: &Event| match event {
-        Event::Write { data, .. } => data.len().div_ceil(SECTOR_BYTES) as u64,
-        Event::Flush => 0,
-    };
-    log.iter().map(sectors).sum()
+impl Event {
+    fn write(&self) -> Option<(usize, &[u8])> {
+        match self {
+            Self::Write { offset, data } => Some((*offset, data)),
+            Self::Flush => None,
+        }
+    }
 }
 
-/// Which of so many unflushed sectors survive, asked in the order they were written: a prefix, or each
-/// sector, block or write on its own with a chance from never to always.
-fn survival(subset: u64, sectors: u64) -> impl FnMut(usize, usize) -> bool {
+/// Which of so many sectors survive, asked in the order they were written, by write, sector and block: a
+/// prefix of them, or each sector, block or write on its own with a chance from never to always.
+fn survival(subset: u64, sectors: usize) -> impl FnMut(usize, usize, usize) -> bool {
     let mut random = Random(subset);
-    let unit = random.next() % 4;
-    let prefix = random.next() % (sectors + 1);
+    let together = random.next() % 4;
+    let prefix = random.next() % (sectors as u64 + 1);
     let eighths = [0, 1, 4, 7, 8][(random.next() % 5) as usize];
     let mut asked = 0;
-    move |write, sector| {
+    move |write, sector, block| {
         asked += 1;
-        let unit = match unit {
+        let unit = match together {
             0 => return asked <= prefix,
             1 => sector,
-            2 => sector * SECTOR_BYTES / BLOCK_BYTES,
+            2 => block,
             _ => 0,
         };
         Random(subset ^ (write as u64) << 40 ^ unit as u64).next() % 8 < eighths
@@ -121,6 +127,8 @@ enum Fault {
 
 pub struct Disk {
     image: Image,
+    /// A power cut leaves these whole, or not at all.
+    sector_bytes: usize,
     /// The first since the disk was formatted, each other one since a power cut during the one before.
     recordings: Vec<Recording>,
     fault: Fault,
@@ -128,10 +136,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(bytes: usize) -> Self {
+    pub fn new(bytes: usize, sector_bytes: usize) -> Self {
         let image = Image(vec![None; bytes / BLOCK_BYTES]);
         let recordings = vec![Recording::new(image.clone())];
-        Self { image, recordings, fault: Fault::None, failed_writes: 0 }
+        Self { image, sector_bytes, recordings, fault: Fault::None, failed_writes: 0 }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -143,6 +151,9 @@ impl Disk {
     }
 
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if offset + data.len() as u64 > self.bytes() {
+            return Err(Errno::NOSPC);
+        }
         let fails = match &self.fault {
             Fault::None => false,
             Fault::Holding(bytes) => data.windows(bytes.len()).any(|window| window == bytes),
@@ -151,9 +162,6 @@ impl Disk {
         if fails {
             self.failed_writes += 1;
             return Err(Errno::IO);
-        }
-        if offset + data.len() as u64 > self.bytes() {
-            return Err(Errno::NOSPC);
         }
         self.image.write(offset as usize, data);
         self.note(Event::Write { offset: offset as usize, data: data.to_vec() });
@@ -195,7 +203,8 @@ impl Disk {
                     return Err(format!("three numbers are missing: {command}"));
                 };
                 self.recordings.truncate(life as usize + 1);
-                self.image = self.recordings[life as usize].cut(moment as usize, subset);
+                self.image =
+                    self.recordings[life as usize].cut(moment as usize, self.sector_bytes, subset);
                 self.recordings.push(Recording::new(self.image.clone()));
                 Ok(0)
             }

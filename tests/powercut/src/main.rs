@@ -5,7 +5,7 @@
 //! on a log there; whenever a call returns, the length of the disk's memory is noted, and with it what
 //! has been promised by then. Then the power is cut, afterwards and many times: a disk is made that holds
 //! all that was written before the last flush before some moment, and a random subset of the 512-byte
-//! sectors written between that flush and the moment. It is mounted, so that the real ext4 or XFS replays
+//! sectors (on XFS of 4096 bytes) written between that flush and the moment. It is mounted, so that the real ext4 or XFS replays
 //! its journal, and opened with keywal, and has to hold what had been promised at that moment. Sometimes
 //! the power is cut again, during recovery or after it.
 //!
@@ -22,6 +22,7 @@ use check::{Found, check};
 use common::oracle::KeyModel;
 use common::progress::Progress;
 use common::{Check, Failures, Random, env_number, mix};
+use disk::Disk;
 use rig::{EXT4, FileSystem, Rig, XFS};
 use workload::{History, World, pick};
 
@@ -50,9 +51,11 @@ fn main() -> ExitCode {
         ["eio"] => [&EXT4, &XFS].into_iter().try_for_each(|file_system| {
             eio::failing_disks(file_system, number("KEYWAL_IMAGES", 200), seed)
         }),
-        ["serve", root, bytes] => match bytes.parse() {
-            Ok(bytes) => rig::serve(&root.into(), bytes),
-            Err(_) => Err(format!("{bytes} is not a number")),
+        ["serve", root, bytes, sector_bytes] => match (bytes.parse(), sector_bytes.parse()) {
+            (Ok(bytes), Ok(sector_bytes)) => {
+                rig::serve(&root.into(), Disk::new(bytes, sector_bytes))
+            }
+            _ => Err("these are no sizes".into()),
         },
         _ => Err("one of these is missing: ext4, xfs, eio".into()),
     };

@@ -26,6 +26,8 @@ pub struct FileSystem {
     pub name: &'static str,
     /// Of the disk.
     bytes: usize,
+    /// A power cut leaves these whole, or not at all.
+    sector_bytes: usize,
     mkfs: &'static [&'static str],
     /// Mount options that make a difference to what a power cut leaves.
     pub options: &'static [&'static str],
@@ -34,12 +36,20 @@ pub struct FileSystem {
 pub const EXT4: FileSystem = FileSystem {
     name: "ext4",
     bytes: 16 << 20,
+    sector_bytes: 512,
     mkfs: &["-q", "-F", "-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,nodiscard"],
     options: &["data=ordered", "nodelalloc", "data=writeback", "data=journal"],
 };
 
-pub const XFS: FileSystem =
-    FileSystem { name: "xfs", bytes: 320 << 20, mkfs: &["-q", "-f", "-K"], options: &["nouuid"] };
+/// Larger sectors: XFS does not replay changes to a block whose first sector says that it has them, so
+/// it takes a torn block of its own for damage and does not mount.
+pub const XFS: FileSystem = FileSystem {
+    name: "xfs",
+    bytes: 320 << 20,
+    sector_bytes: 4096,
+    mkfs: &["-q", "-f", "-K"],
+    options: &["nouuid"],
+};
 
 pub struct Rig {
     pub file_system: &'static FileSystem,
@@ -78,8 +88,11 @@ impl Rig {
     pub fn new(file_system: &'static FileSystem) -> Check<Self> {
         let root = std::env::temp_dir().join(format!("keywal-powercut-{}", process::id()));
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let sizes = [file_system.bytes, file_system.sector_bytes].map(|bytes| bytes.to_string());
         let mut serving = Command::new(program)
-            .args([Path::new("serve"), &root, Path::new(&file_system.bytes.to_string())])
+            .arg("serve")
+            .arg(&root)
+            .args(sizes)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -119,7 +132,7 @@ impl Rig {
 }
 
 /// The other process: serves the disk until its input ends, and takes everything down.
-pub fn serve(root: &PathBuf, bytes: usize) -> Check {
+pub fn serve(root: &PathBuf, disk: Disk) -> Check {
     panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
         process::exit(1);
@@ -127,7 +140,7 @@ pub fn serve(root: &PathBuf, bytes: usize) -> Check {
     let plugged = |error: io::Error| format!("plug in the disk: {error}");
     let (server, place) = (root.join("server"), root.join("mounted"));
     fs::create_dir_all(&server).and_then(|()| fs::create_dir_all(&place)).map_err(plugged)?;
-    let disk = Arc::new(Mutex::new(Disk::new(bytes)));
+    let disk = Arc::new(Mutex::new(disk));
     let fuse = File::options().read(true).write(true).open("/dev/fuse").map_err(plugged)?;
     let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
     let options = CString::new(options).map_err(|error| error.to_string())?;
