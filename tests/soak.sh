@@ -21,6 +21,15 @@ runs=(
     "bitrot     every bit of a sample directory flipped"
     "kills      10,000 times kill -9"
     "planted    planted bugs, each of which has to be caught"
+    "model     100,000 random cases against a map of vectors: 1 minute"
+    "crash     every crash of every sequence of up to 4 operations: some minutes"
+    "faults    every call fails in every way: 1 minute"
+    "bitrot    every bit of a sample directory flipped: 1 minute"
+    "kills     10,000 times kill -9: some minutes"
+    "powercut-ext4  10,000 power cuts on a real ext4, as root: 20 minutes"
+    "powercut-xfs   500 power cuts on a real XFS, as root: 2 minutes"
+    "powercut-eio   200 disks of each that fail writes, as root: 2 minutes"
+    "planted   planted bugs, each of which has to be caught: some minutes"
 )
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
 large() { test_run large; }
@@ -33,6 +42,13 @@ crash-long() {
 faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }
 kills() { KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run processes; }
+powercut() {
+    cargo run --release --quiet --manifest-path tests/powercut/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-target}/powercut" -- "$1"
+}
+powercut-ext4() { powercut ext4; }
+powercut-xfs() { powercut xfs; }
+powercut-eio() { powercut eio; }
 planted() { tests/planted.sh; }
 
 if [[ $# == 0 ]]; then

@@ -13,6 +13,8 @@ use crate::ensure;
 /// What was found, and what is promised now that it has been found.
 pub struct Found {
     pub models: Vec<KeyModel>,
+    /// The next index of each key, as found.
+    pub next: Vec<u64>,
     /// Bytes of unfinished writes were found.
     pub torn: bool,
 }
@@ -49,7 +51,7 @@ pub fn check(
         model.live().check(&seen).map_err(|text| format!("third time: {text}"))?;
         check_lost(&wal, &model.ghosts).map_err(|text| format!("third time: {text}"))?;
     }
-    Ok(Found { models, torn })
+    Ok(Found { models, next: seen.iter().map(|seen| seen.next).collect(), torn })
 }
 
 fn open(dir: &Path, setup: &Setup, clock: &Arc<ManualClock>) -> Check<Wal> {

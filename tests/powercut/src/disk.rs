@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use crate::common::Random;
 
 const BLOCK_BYTES: usize = 4096;
+/// What an old disk may hold where nothing was written yet: the signature of a frame, again and again.
+const GARBAGE: &[u8; 4] = b"\xF7\x4B\x57\xE5";
 
 pub fn hold(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
@@ -23,18 +25,22 @@ fn pieces(offset: usize, bytes: usize, unit: usize) -> impl Iterator<Item = (usi
     })
 }
 
-/// What a disk holds. Blocks never written are zeros; a copy shares its blocks with the original.
+/// What a disk holds, in blocks. Those that are alike, or unchanged in a copy, are stored once.
 #[derive(Clone)]
-struct Image(Vec<Option<Arc<[u8; BLOCK_BYTES]>>>);
+struct Image(Vec<Arc<[u8; BLOCK_BYTES]>>);
 
 impl Image {
+    fn unwritten(bytes: usize) -> Self {
+        let mut block = [0; BLOCK_BYTES];
+        block.chunks_mut(GARBAGE.len()).for_each(|chunk| chunk.copy_from_slice(GARBAGE));
+        let block = Arc::new(block);
+        Self(vec![block; bytes / BLOCK_BYTES])
+    }
+
     fn read(&self, offset: usize, bytes: usize) -> Vec<u8> {
         let mut data = Vec::with_capacity(bytes);
         for (block, range) in pieces(offset, bytes, BLOCK_BYTES) {
-            match &self.0[block] {
-                Some(block) => data.extend_from_slice(&block[range]),
-                None => data.resize(data.len() + range.len(), 0),
-            }
+            data.extend_from_slice(&self.0[block][range]);
         }
         data
     }
@@ -42,8 +48,7 @@ impl Image {
     fn write(&mut self, offset: usize, mut data: &[u8]) {
         for (block, range) in pieces(offset, data.len(), BLOCK_BYTES) {
             let (piece, rest) = data.split_at(range.len());
-            let block = self.0[block].get_or_insert_with(|| Arc::new([0; BLOCK_BYTES]));
-            Arc::make_mut(block)[range].copy_from_slice(piece);
+            Arc::make_mut(&mut self.0[block])[range].copy_from_slice(piece);
             data = rest;
         }
     }
@@ -140,7 +145,7 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(bytes: usize, sector_bytes: usize) -> Self {
-        let image = Image(vec![None; bytes / BLOCK_BYTES]);
+        let image = Image::unwritten(bytes);
         let recordings = vec![Recording::new(image.clone())];
         Self { image, sector_bytes, recordings, fault: Fault::None, failed_writes: 0 }
     }

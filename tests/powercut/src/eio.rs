@@ -81,8 +81,9 @@ fn failing_disk(rig: &Rig, seed: u64) -> Check<u64> {
 
 fn one_key_fails(rig: &Rig, world: &mut World, random: &mut Random) -> Check {
     let victim = pick(random, world.keys.len());
-    // The disk fails whole requests: there must be nothing of other keys in one with bad content.
-    for op in [Op::Large(victim), Op::Sync] {
+    // Every key exists: one cannot be created beside a failed key with the same hash. And nothing of
+    // others waits to be written: the disk fails whole requests, which may hold blocks of several files.
+    for op in (0..world.keys.len()).map(Op::Large).chain([Op::Sync]) {
         world.apply(op)?.map_err(|error| format!("before: {error}"))?;
     }
     rig.ask(FAIL_BAD_CONTENT)?;

@@ -80,6 +80,8 @@ struct Cut {
 struct Counts {
     workloads: u64,
     writes: u64,
+    /// Images in which entries that were not durable are missing.
+    short: u64,
     torn: u64,
     nested: u64,
 }
@@ -115,11 +117,12 @@ fn power_cuts(file_system: &'static FileSystem, images: u64, seed: u64) -> Check
         }
     }
     drop(rig);
-    let Counts { workloads, writes, torn, nested } = counts;
+    let Counts { workloads, writes, short, torn, nested } = counts;
     let numbers = [
         ("images", progress.done()),
         ("workloads", workloads),
         ("block_writes_and_flushes", writes),
+        ("images_without_some_undurable_entries", short),
         ("images_with_a_torn_tail", torn),
         ("cut_again", nested),
         ("seed", seed),
@@ -172,6 +175,8 @@ fn check_cut(rig: &Rig, history: &History, cut: Cut, counts: &mut Counts) -> Che
         })
     };
     let found = checked(&allowed, &opened_at)?;
+    let mut issued = found.next.iter().zip(history.counts(cut.moment));
+    counts.short += u64::from(issued.any(|(next, count)| *next < count));
     counts.torn += u64::from(found.torn);
     if random.next() % NESTED_ONE_IN > 0 {
         return Ok(());

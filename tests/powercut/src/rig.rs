@@ -37,7 +37,16 @@ pub const EXT4: FileSystem = FileSystem {
     name: "ext4",
     bytes: 16 << 20,
     sector_bytes: 512,
-    mkfs: &["-q", "-F", "-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,nodiscard"],
+    mkfs: &[
+        "-q",
+        "-F",
+        "-b",
+        "4096",
+        "-J",
+        "size=4",
+        "-E",
+        "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+    ],
     options: &["data=ordered", "nodelalloc", "data=writeback", "data=journal"],
 };
 

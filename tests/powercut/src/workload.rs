@@ -50,9 +50,19 @@ pub struct History {
 }
 
 impl History {
+    /// The last call that had returned at this moment.
+    fn done(&self, moment: u64) -> usize {
+        self.steps.partition_point(|step| step.end <= moment) - 1
+    }
+
+    /// How many entries the keys had at this moment, durable or not.
+    pub fn counts(&self, moment: u64) -> impl Iterator<Item = u64> {
+        self.steps[self.done(moment)].keys.iter().map(KeyModel::count)
+    }
+
     /// What the log may hold after a power cut at this moment.
     pub fn allowed(&self, moment: u64) -> Vec<Allowed<'_>> {
-        let done = self.steps.partition_point(|step| step.end <= moment) - 1;
+        let done = self.done(moment);
         let before = &self.steps[done].keys;
         match self.steps.get(done + 1) {
             None => before.iter().map(KeyModel::after_power_cut).collect(),
