@@ -2,18 +2,20 @@
 //!
 //! The disk is a file that a FUSE server of ours provides. It remembers every write and every flush in
 //! their order. A loop device makes it a disk, mkfs makes a file system on it, and a random workload runs
-//! on a log there; whenever a call returns, the length of the disk's memory is noted, and with it what
-//! has been promised by then. Then the power is cut, afterwards and many times: a disk is made that holds
-//! all that was written before the last flush before some moment, and a random subset of the 512-byte
-//! sectors (on XFS of 4096 bytes) written between that flush and the moment. It is mounted, so that the real ext4 or XFS replays
-//! its journal, and opened with keywal, and has to hold what had been promised at that moment. Sometimes
-//! the power is cut again, during recovery or after it.
+//! on a log there. Whenever a call returns, the length of the disk's memory is noted, and with it what
+//! has been promised by then.
+//!
+//! Then the power is cut, afterwards and many times: a disk is made that holds all that was written before
+//! the last flush before some moment, and a random subset of the sectors written between that flush and
+//! the moment: sectors of 512 bytes under ext4, of 4096 under XFS. It is mounted, so that the real file
+//! system replays its journal, and opened with keywal, and has to hold what had been promised at that
+//! moment. Sometimes the power is cut again, during recovery or after it.
 //!
 //! `tests/soak.sh powercut-ext4`, `powercut-xfs` and `powercut-eio` run it, as root:
 //! * `KEYWAL_IMAGES`: how many power cuts (for `eio`, how many failures of the disk).
 //! * `KEYWAL_SEED`: of everything.
-//! * `KEYWAL_CUT`: one power cut, as a failure prints it. The kernel decides on its own when it writes
-//!   what, so the same one may take some tries.
+//! * `KEYWAL_CUT`: one power cut, as a failure prints it, again and again: the kernel decides on its own
+//!   when it writes what, so the same one may take some tries.
 
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -95,6 +97,7 @@ fn power_cuts(file_system: &'static FileSystem, images: u64, seed: u64) -> Check
     let (failures, mut counts) = (Failures::default(), Counts::default());
     let progress = Progress::new(format!("powercut-{}", file_system.name), "images", images);
     let only = only_cut()?;
+    let cuts_per_workload = only.map_or(CUTS_PER_WORKLOAD, |_| 1);
     let mut enough = false;
     while progress.done() < images && !enough {
         let workload = only.map_or(mix(seed ^ counts.workloads << 32), |cut| cut.workload);
@@ -102,7 +105,7 @@ fn power_cuts(file_system: &'static FileSystem, images: u64, seed: u64) -> Check
         counts.workloads += 1;
         counts.writes += log_length;
         let mut random = Random(mix(workload));
-        for _ in 0..CUTS_PER_WORKLOAD.min(images - progress.done()) {
+        for _ in 0..cuts_per_workload.min(images - progress.done()) {
             let moment = history.moment(&mut random, log_length);
             let cut = only.unwrap_or(Cut { workload, moment, subset: random.next() });
             if let Err(text) = check_cut(&rig, &history, cut, &mut counts) {

@@ -107,18 +107,18 @@ impl World {
         Self { dir, setup, clock, wal: None, keys, random, serial: 0, prefix: b"" }
     }
 
-    /// Works until `ops` calls have returned, and takes the time.
+    /// Makes so many calls, and notes the disk's time when each returns.
     pub fn history(mut self, rig: &Rig, ops: usize) -> Check<History> {
         let step = |end, keys: &[KeyModel]| Step { end, keys: keys.to_vec() };
         let mut steps = vec![step(0, &self.keys)];
         self.open()?.map_err(|error| format!("first open: {error}"))?;
+        steps.push(step(rig.ask("position")?, &self.keys));
         for _ in 0..ops {
-            steps.push(step(rig.ask("position")?, &self.keys));
             let op = self.any_op();
             self.apply(op)?.map_err(|error| format!("{op}: {error}: {error:?}"))?;
+            steps.push(step(rig.ask("position")?, &self.keys));
             self.kernel_at_work()?;
         }
-        steps.push(step(rig.ask("position")?, &self.keys));
         Ok(History { setup: self.setup, clock: self.clock, steps })
     }
 
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// Opens the log after `end`, and takes for granted what it then holds.
+    /// Opens the log again, and takes for granted what it then holds.
     pub fn reopen(&mut self, allowed: impl Fn(&KeyModel) -> Allowed<'_>) -> Outcome {
         self.wal = None;
         if let Err(error) = self.open()? {
