@@ -25,6 +25,7 @@ runs=(
     "crash     every crash of every sequence of up to 4 operations: some minutes"
     "faults    every call fails in every way: 1 minute"
     "bitrot    every bit of a sample directory flipped: 1 minute"
+    "full-disk a tmpfs and an ext4 filled 1,000 times, needs root: some minutes"
     "kills     10,000 times kill -9: some minutes"
     "powercut-ext4  10,000 power cuts on a real ext4, as root: 20 minutes"
     "powercut-xfs   500 power cuts on a real XFS, as root: 2 minutes"
@@ -41,6 +42,7 @@ crash-long() {
 }
 faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }
+full-disk() { KEYWAL_CYCLES=${KEYWAL_CYCLES:-1000} test_run full_disk; }
 kills() { KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run processes; }
 powercut() {
     cargo run --release --quiet --manifest-path tests/powercut/Cargo.toml \

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test uses a part of this")]
 
+pub mod child;
 pub mod ops;
 pub mod oracle;
 pub mod progress;
