@@ -540,3 +540,32 @@ fn what_is_refused_as_poisoned_is_not_written() {
     wal.append_entry("k", None, "at the mercy of the kernel", false).unwrap();
     assert_eq!(wal.len("k").unwrap(), 2);
 }
+
+/// Without space for the successor of an idle key, none of its segments went, and so no space came.
+#[test]
+fn an_idle_key_gives_space_back_on_a_full_disk() {
+    let sim = SimDir::new(1);
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = options().max_segment_bytes(4_096).max_entry_bytes(4_000).clock(clock.clone());
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for key in ["compacted", "truncated"] {
+        for n in 0..3 {
+            wal.append_entry(key, None, [n; 3_000], true).unwrap();
+        }
+    }
+    let used: usize = sim.image().files().map(|(_, bytes)| bytes.len()).sum();
+    sim.set_capacity(Some(u64::try_from(used).unwrap()));
+    let truncated = wal.truncate_before("truncated", 3);
+    assert!(matches!(truncated, Err(WalError::StorageFull { .. })), "{truncated:?}");
+    assert_eq!(wal.first_index("truncated").unwrap(), 2);
+    assert_eq!(wal.truncate_before("truncated", 3).unwrap().dropped_entries, 1);
+
+    let used: usize = sim.image().files().map(|(_, bytes)| bytes.len()).sum();
+    sim.set_capacity(Some(u64::try_from(used).unwrap()));
+    clock.advance(Duration::from_secs(1_000));
+    let report = wal.compact().unwrap();
+    assert_eq!((report.dropped_entries, report.failures.len()), (2, 1), "{report:?}");
+    let report = wal.compact().unwrap();
+    assert_eq!((report.dropped_entries, report.failures.len()), (1, 0), "{report:?}");
+    assert_eq!(wal.next_index("compacted").unwrap(), 3);
+}

@@ -27,8 +27,9 @@ pub(crate) struct Doomed {
 pub(crate) enum Expiry {
     /// Nothing to drop.
     Fresh,
-    /// These segments can go, once all names created so far survive power loss.
-    Drop(Vec<Doomed>),
+    /// These segments can go, once all names created so far survive power loss. The error, if there is
+    /// one, is why the newest stays: there was no space for its successor.
+    Drop(Vec<Doomed>, Option<WalError>),
     /// The time of day is before the creation of the newest segment.
     FromTheFuture,
 }
@@ -52,15 +53,16 @@ impl Stream {
         let expired = retention::expired(&expirations, through_ms);
         drop.extend(sealed.iter().take(expired).map(Doomed::of));
         let idle = expired == chain.nodes.len() && newest.expiration_ms <= through_ms;
+        let mut full = None;
         if idle && newest.extent().count > 0 && writer.phase != Phase::Damaged {
-            self.succeed(store, &mut writer, &newest, now_ms)?;
-            drop.push(Doomed::of(&Present::of(&newest)));
+            full = self.succeed(store, &mut writer, &newest, now_ms)?;
+            drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
         if drop.is_empty() {
-            return Ok(Expiry::Fresh);
+            return full.map_or(Ok(Expiry::Fresh), Err);
         }
         self.secure_newest(store)?;
-        Ok(Expiry::Drop(drop))
+        Ok(Expiry::Drop(drop, full))
     }
 
     /// Makes the newest segment survive power loss, but for its name, which the caller syncs: when the
@@ -79,15 +81,20 @@ impl Stream {
         if writer.phase == Phase::Stuck { Err(self.stuck(store, writer)) } else { Ok(()) }
     }
 
-    /// Starts an empty segment that carries the numbers on.
-    pub(crate) fn succeed(
+    /// Starts an empty segment that carries the numbers on. A full disk is not the end: the error is
+    /// returned as a value, because to drop the other segments makes space.
+    fn succeed(
         &self,
         store: &Store,
         writer: &mut Writer,
         newest: &Arc<Segment>,
         now_ms: u64,
-    ) -> Result<()> {
-        self.rotate(store, writer, newest, now_ms).map(|_| ())
+    ) -> Result<Option<WalError>> {
+        match self.rotate(store, writer, newest, now_ms) {
+            Ok(_) => Ok(None),
+            Err(full @ WalError::StorageFull { .. }) => Ok(Some(full)),
+            Err(error) => Err(error),
+        }
     }
 
     /// When the oldest segment expires; `None` if there is no segment. Reads its header if need be.
@@ -173,13 +180,14 @@ impl Stream {
         let before = sealed.iter().take_while(|present| present.next_index <= index);
         drop.extend(before.map(Doomed::of));
         let all = drop.len() == chain.leftovers.len().saturating_add(chain.nodes.len());
+        let mut full = None;
         if all
             && newest.next_index() <= index
             && newest.extent().count > 0
             && writer.phase != Phase::Damaged
         {
-            self.succeed(store, &mut writer, &newest, store.now_ms())?;
-            drop.push(Doomed::of(&Present::of(&newest)));
+            full = self.succeed(store, &mut writer, &newest, store.now_ms())?;
+            drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
         // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
         // one after the other.
@@ -191,7 +199,7 @@ impl Stream {
             self.unlink_one(store, doomed, &mut report)?;
         }
         store.sync_names(store.latest_name_change())?;
-        Ok(report)
+        full.map_or(Ok(report), Err)
     }
 
     /// Removes the key with everything it has. `keep_tombstone`: a key with the next hash value may

@@ -44,7 +44,12 @@ impl Wal {
                 Ok(Expiry::FromTheFuture) => {
                     report.keys_from_the_future = report.keys_from_the_future.saturating_add(1);
                 }
-                Ok(Expiry::Drop(segments)) => doomed.push((stream, segments)),
+                Ok(Expiry::Drop(segments, full)) => {
+                    if let Some(error) = full {
+                        report.fail(store, &error);
+                    }
+                    doomed.push((stream, segments));
+                }
                 Err(error) => report.fail(store, &error),
             }
         }
@@ -71,7 +76,8 @@ impl Wal {
     ///
     /// # Errors
     /// Those of reading headers, creating and removing files and syncing the directory. After an error
-    /// some segments may be gone, always the oldest.
+    /// some segments may be gone, always the oldest: on a full disk all those that need no successor, so
+    /// that the next call has space.
     pub fn truncate_before(&self, key: impl AsRef<[u8]>, index: u64) -> Result<CompactionReport> {
         self.store.check_writable()?;
         match self.find(key.as_ref())? {
