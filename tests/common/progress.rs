@@ -40,6 +40,7 @@ impl Progress {
     }
 
     /// One more unit is done; `more` is what else to say if a line is due.
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub fn step<T: Display>(&self, more: impl FnOnce() -> T) {
         self.done.fetch_add(1, Relaxed);
         self.say(more);
