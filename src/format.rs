@@ -135,7 +135,7 @@
 //! | 16 | 8 | generation |
 //! | 24 | 8 | `directory_id` |
 //! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention |
-//! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: how many interrupted creations (section 6) lie about |
+//! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: 0 if no interrupted creations (section 6) lie about, else how often any were met |
 //! | 48 | 8 | number of segment files, going by their names alone; meaningful with `CLEAN` |
 //! | 56 | 8 | digest of the same files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
 //! | 64 | 60 | zero |

@@ -37,7 +37,7 @@ pub(crate) struct Store {
     pub(crate) counters: Counters,
     pub(crate) chains: ChainCache,
     pub(crate) lost_tails: LostTails,
-    /// Creations cut off by a crash that have been seen.
+    /// How often creations cut off by a crash have been met.
     pub(crate) interrupted: AtomicU64,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,

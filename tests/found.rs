@@ -569,3 +569,33 @@ fn an_idle_key_gives_space_back_on_a_full_disk() {
     assert_eq!((report.dropped_entries, report.failures.len()), (1, 0), "{report:?}");
     assert_eq!(wal.next_index("compacted").unwrap(), 3);
 }
+
+/// The removed key's numbers began behind the empty file; once they were gone, it counted as damage.
+#[test]
+fn a_cut_off_creation_does_not_outlive_the_removal_of_its_key_as_damage() {
+    for closed in [false, true] {
+        let (sim, wal) = fresh();
+        wal.append_entry("other", None, "x", true).unwrap();
+        let mut image = sim.durable_image();
+        image.set(SEGMENT, []);
+        let sim = SimDir::from_image(&image, 2);
+        let wal = open(&sim);
+        wal.append_entry("k", None, "behind it", true).unwrap();
+        // The next one knows of the empty file only what its name says.
+        drop(wal);
+        let sim = sim.after_kill();
+        let mut wal = open(&sim);
+        if closed {
+            wal.shutdown().unwrap();
+            wal = open(&sim);
+        }
+        assert_eq!(contents(&wal, "k"), ["behind it"]);
+        wal.remove_key("k").unwrap();
+        wal.shutdown().unwrap();
+        let wal = open(&sim);
+        assert!(wal.recovery_report().clean);
+        assert!(contents(&wal, "k").is_empty());
+        wal.append_entry("k", None, "again", true).unwrap();
+        assert_eq!(contents(&wal, "k"), ["again"]);
+    }
+}

@@ -1,6 +1,7 @@
 //! Putting the segments of a stream in a row, and noticing which are missing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Stream;
 use crate::chains::{Chain, Lost, Node, Present};
@@ -24,7 +25,10 @@ impl Stream {
             }
             let chain = Arc::new(self.link(store, sealed, &newest)?);
             if !chain.unused.is_empty() {
-                // They are no part of the stream, and no reference leads to them.
+                // They are no part of the stream, and no reference leads to them. When the key is removed,
+                // they may be all that is left of its files.
+                let unused = crate::fs::len_u64(chain.unused.len());
+                store.interrupted.fetch_add(unused, Ordering::Relaxed);
                 let mut catalog = self.catalog();
                 chain.unused.iter().for_each(|sequence| catalog.remove(*sequence));
                 continue;
