@@ -424,10 +424,10 @@ fn moment(model: &Model) -> &'static str {
 
 #[test]
 fn every_acknowledged_entry_survives_kill_9() {
-    let kills = env_number("KEYWAL_KILLS").unwrap_or(40);
+    let kills = env_number("KEYWAL_KILLS").unwrap_or(15);
     let seed = env_number("KEYWAL_SEED").unwrap_or(5);
     println!("KEYWAL_SEED={seed}");
-    let dir = tempfile::tempdir().unwrap();
+    let mut dir = tempfile::tempdir().unwrap();
     let (progress, failures) = (Progress::new("kills", "kills", kills), Failures::default());
     let mut random = Random(seed);
     let mut model = Model::new();
@@ -447,7 +447,9 @@ fn every_acknowledged_entry_survives_kill_9() {
             Ok(())
         });
         if let Err(what) = result {
-            failures.note(&what, &format!("KEYWAL_SEED={seed}, life {life}"));
+            dir.disable_cleanup(true);
+            let kept = dir.path().display();
+            failures.note(&what, &format!("KEYWAL_SEED={seed}, life {life}, {kept}"));
             break;
         }
         progress.step(|| format!("{} entries, {moments:?}", model.entries));

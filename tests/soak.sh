@@ -30,6 +30,7 @@ runs=(
     "powercut-ext4  10,000 power cuts on a real ext4, as root: 20 minutes"
     "powercut-xfs   500 power cuts on a real XFS, as root: 2 minutes"
     "powercut-eio   200 disks of each that fail writes, as root: 2 minutes"
+    "kills     10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
     "planted   planted bugs, each of which has to be caught: some minutes"
 )
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
@@ -51,6 +52,7 @@ powercut() {
 powercut-ext4() { powercut ext4; }
 powercut-xfs() { powercut xfs; }
 powercut-eio() { powercut eio; }
+kills() { TMPDIR=${TMPDIR:-/dev/shm} KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run kills; }
 planted() { tests/planted.sh; }
 
 if [[ $# == 0 ]]; then
