@@ -171,11 +171,11 @@ fn worker() {
     let mut serial = life * SERIALS;
     loop {
         let wal = open(&dir, &clock, life);
-        let mut line = String::from("opened");
+        let mut state = String::from("opened");
         for (first, next) in spans(&wal) {
-            write!(line, " {first} {next}").unwrap();
+            write!(state, " {first} {next}").unwrap();
         }
-        say(&line);
+        say(&state);
         loop {
             clock.advance(Duration::from_millis(random.next() % 40));
             let call = Call::choose(&mut random, &wal, serial, clock.now_ms());
