@@ -7,10 +7,11 @@
 //!   the catalog lock of their stream.
 //! * A segment somebody works on is not evicted: new holders come only from here, under the lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
+use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
 use crate::segment::{Segment, SegmentId};
 

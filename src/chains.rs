@@ -1,11 +1,12 @@
 //! What the sealed segments of a key hold, put together from their headers.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
 use crate::error::WalError;
+use crate::primitives::Mutex;
 use crate::segment::Segment;
 
 /// One link of a key's chain of segments, oldest first.

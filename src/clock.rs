@@ -1,8 +1,9 @@
 //! Time of day and elapsed time, behind a trait so that tests and simulations can set them.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::primitives::atomic::{AtomicU64, Ordering};
 
 /// Where a [`Wal`](crate::Wal) takes the time from.
 ///

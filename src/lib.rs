@@ -362,6 +362,7 @@ pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
 mod options;
+mod primitives;
 mod recovery;
 mod report;
 mod retention;

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -23,6 +22,7 @@ use crate::error::{Result, WalError};
 use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
+use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
 use crate::segment::{OpenError, Segment, SegmentId};
 use crate::store::{META_NAME, MetaFile, Past, Store};

@@ -1,9 +1,9 @@
 //! Facts for people and monitoring: what recovery found, what compaction did, what has been counted.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::retention::ClockTrouble;
 
 /// Items of each kind that a report lists; more are only counted.

@@ -10,13 +10,13 @@
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::{Result, WalError};
 use crate::format::{
     FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentName, find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::Counters;
 use crate::scan::{self, Step, Walk};
 use crate::sync::{SyncError, SyncGate};

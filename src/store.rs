@@ -1,8 +1,7 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
@@ -13,6 +12,8 @@ use crate::fork::Process;
 use crate::format::{Meta, SLOT_OFFSETS};
 use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
+use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};

@@ -20,7 +20,7 @@ mod chain;
 mod discard;
 mod load;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 pub(crate) use append::{Appended, Payload, frame_bytes};
 pub(crate) use discard::Expiry;
@@ -28,6 +28,7 @@ pub(crate) use load::Findings;
 
 use crate::error::{Result, WalError};
 use crate::format::label;
+use crate::primitives::{Mutex, MutexGuard};
 use crate::segment::{AtomicExtent, Extent, OpenError, Segment, SegmentId};
 use crate::store::Store;
 

@@ -7,12 +7,13 @@
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 
 use ahash::HashSet;
 
 use crate::error::Result;
 use crate::format::key_hash;
+use crate::primitives::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 

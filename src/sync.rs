@@ -15,8 +15,10 @@
 )]
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::primitives::{Condvar, Mutex, MutexGuard};
 
 /// One file's (or the directory's) sync state. Marks are byte offsets of a file, or counts of
 /// directory changes: anything that grows.
@@ -166,7 +168,7 @@ fn same_error(error: &io::Error) -> io::Error {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(keywal_loom, keywal_shuttle))))]
 mod tests {
     use super::*;
     use std::thread;

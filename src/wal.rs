@@ -5,8 +5,7 @@ mod discard;
 mod read;
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 pub use read::Keys;
 
@@ -15,6 +14,8 @@ use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
 use crate::options::WalOptions;
+use crate::primitives::Mutex;
+use crate::primitives::atomic::Ordering;
 use crate::recovery::{self, Opened};
 use crate::report::{KeyStats, RecoveryReport, Stats};
 use crate::retention::ClockGuard;

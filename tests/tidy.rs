@@ -5,6 +5,7 @@ use std::path::Path;
 
 /// The modules, lowest first: each may use those before it, and itself.
 const LAYERS: &[&str] = &[
+    "primitives",
     "format",
     "fork",
     "fs",
@@ -29,6 +30,9 @@ const LAYERS: &[&str] = &[
 ];
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 90;
+
+/// What a checker of schedules has to see being used; `src/primitives.rs` hands it over.
+const PRIMITIVES: &[&str] = &["atomic", "Mutex", "Condvar", "RwLock"];
 
 struct Source {
     /// Relative to the package.
@@ -133,6 +137,26 @@ fn each_file_keeps_to_its_business() {
         if !source.is_sim() {
             let words = ["unwrap()", ".expect(", "panic!", "todo!", "println!", "eprintln!"];
             source.find(&words, "not in the library", &mut findings);
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn locks_and_atomics_can_be_checked() {
+    let mut findings = Vec::new();
+    // Counters of the whole process are no part of a schedule.
+    let exempt = ["src/primitives.rs", "src/fork.rs", "src/fs/os.rs"];
+    for source in sources("src").iter().filter(|source| !exempt.contains(&&*source.path)) {
+        let code: String = source.code().map(|(_, line)| line).collect();
+        for used in code.split("std::sync::").skip(1) {
+            let used = used.split(';').next().unwrap();
+            for word in PRIMITIVES.iter().filter(|word| used.contains(*word)) {
+                findings.push(format!("{}: `{word}` is not from crate::primitives", source.path));
+            }
+        }
+        if code.contains("thread_local!") && !code.contains("primitives::thread_local;") {
+            findings.push(format!("{}: `thread_local` is not from crate::primitives", source.path));
         }
     }
     assert_none(&findings);

@@ -19,11 +19,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use self::crash::{Disk, Pick, Random, build};
 use super::{Dir, File, Lock, OpenMode, len_u64};
 use crate::format::mix;
+use crate::primitives::{Mutex, MutexGuard};
 
 mod crash;
 mod fault;

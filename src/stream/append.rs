@@ -8,6 +8,7 @@ use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
 use crate::options::Durability;
+use crate::primitives::thread_local;
 use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
@@ -90,7 +91,8 @@ impl Stream {
                 let parts = [&header, payload.header.unwrap_or_default(), payload.content];
                 segment.append(&mut parts.map(IoSlice::new), extent)?;
             }
-            payloads => FRAMES.with_borrow_mut(|frames| {
+            payloads => FRAMES.with(|frames| {
+                let frames = &mut *frames.borrow_mut();
                 frames.clear();
                 let mut offset = old.end;
                 let mut template = template;

@@ -1,12 +1,12 @@
 //! Learning what a stream's files hold, before its first use.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use super::{Catalog, Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
+use crate::primitives::atomic::Ordering;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan};
 use crate::segment::{Extent, OpenError, Segment};

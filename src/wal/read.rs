@@ -11,6 +11,7 @@ use crate::entries::{Entries, Records, entry_in};
 use crate::entry::{Entry, EntryRef, EntrySlice, Key};
 use crate::error::{Result, WalError};
 use crate::format::{FrameFlags, FrameHeader, MAX_KEY_BYTES};
+use crate::primitives::thread_local;
 use crate::report::{SegmentInfo, count};
 use crate::segment::{Segment, SegmentId};
 use crate::stream::Stream;
@@ -71,7 +72,8 @@ impl Wal {
         take: impl FnOnce(&Segment, &FrameHeader, &mut Vec<u8>) -> T,
     ) -> Result<T> {
         let segment = self.segment_of(reference)?;
-        READ_BUFFER.with_borrow_mut(|buffer| {
+        READ_BUFFER.with(|buffer| {
+            let buffer = &mut *buffer.borrow_mut();
             let header =
                 segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
             count(&self.store.counters.read_entries, 1);
