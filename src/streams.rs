@@ -6,10 +6,11 @@
 //! and a removed key in the middle leaves a tombstone.
 
 use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
-use ahash::HashSet;
+use ahash::{AHasher, RandomState};
 
 use crate::error::Result;
 use crate::format::key_hash;
@@ -19,7 +20,20 @@ use crate::stream::{Phase, Stream};
 
 const SHARDS: usize = 16;
 
-type Shard = HashSet<ByHash>;
+type Shard = HashSet<ByHash, Alike>;
+
+/// Gives a [`ByHash`] and the number it is found by the same hash. `RandomState` itself does not
+/// where a nightly compiler lets it treat integers differently: in a `hash_one` of its own.
+#[derive(Debug, Default)]
+struct Alike(RandomState);
+
+impl BuildHasher for Alike {
+    type Hasher = AHasher;
+
+    fn build_hasher(&self) -> AHasher {
+        self.0.build_hasher()
+    }
+}
 
 /// A stream in the map, found by its hash: half the size of a map's entry.
 #[derive(Debug)]

@@ -599,3 +599,14 @@ fn a_cut_off_creation_does_not_outlive_the_removal_of_its_key_as_damage() {
         assert_eq!(contents(&wal, "k"), ["again"]);
     }
 }
+
+/// A nightly compiler switches on a shortcut of `ahash` for integers, and then a stream and the number it
+/// is looked up by had different hashes: `cargo +nightly test --test found`.
+#[test]
+fn a_key_is_found_again_whatever_the_compiler() {
+    let wal = open(&SimDir::new(1));
+    for index in 0..20 {
+        wal.append_if("k", index, None, "x", false).unwrap();
+    }
+    assert_eq!(wal.len("k").unwrap(), 20);
+}
