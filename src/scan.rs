@@ -223,20 +223,29 @@ impl Walk {
     fn damage(&mut self, file: &dyn File, header: Option<FrameHeader>) -> io::Result<Step> {
         let from = self.at;
         let zeros = header.is_none() && self.skip_zeros(file, from)? >= self.limit;
-        let found = if zeros {
-            None
-        } else {
-            next_header(file, self.seed, from.saturating_add(1), self.limit)?
-        };
+        let found = if zeros { None } else { self.next_header(file, from.saturating_add(1))? };
         self.at = found.map_or(self.limit, |frame| frame.offset);
         Ok(Step::Damage(Damage { from, to: self.at, header, zeros }))
+    }
+
+    /// As [`next_header`], but what is in the window is not read again.
+    fn next_header(&self, file: &dyn File, from: u32) -> io::Result<Option<Frame>> {
+        let start = from.checked_sub(self.window_start).map(to_usize);
+        let bytes = start.and_then(|start| self.window.get(start..)).unwrap_or_default();
+        if let Some(frame) = header_in(bytes, self.seed, from) {
+            return Ok(Some(frame));
+        }
+        let starts = bytes.len().saturating_sub(FrameHeader::BYTES.saturating_sub(1));
+        next_header(file, self.seed, from.saturating_add(to_u32(starts)), self.limit)
     }
 
     /// The first offset from `from` on that does not hold a zero, or the limit.
     fn skip_zeros(&mut self, file: &dyn File, from: u32) -> io::Result<u32> {
         let mut at = from;
+        // A frame header was looked for here, so that much is in the window.
+        let mut amount = HEADER;
         while at < self.limit {
-            let bytes = self.view(file, at, CHUNK_BYTES)?;
+            let bytes = self.view(file, at, amount)?;
             if bytes.is_empty() {
                 break; // shorter than the limit says: what is missing is not data either
             }
@@ -245,6 +254,7 @@ impl Walk {
             if zeros.is_some() {
                 return Ok(at);
             }
+            amount = CHUNK_BYTES;
         }
         Ok(self.limit)
     }
@@ -265,25 +275,30 @@ pub(crate) fn next_header(
         let read = read_full(file, &mut buffer, u64::from(at))?;
         let bytes = buffer.get(..read).unwrap_or_default();
         let Some(starts) = read.checked_sub(FrameHeader::BYTES) else { break };
-        let [first, ..] = SIGNATURE;
-        let mut start = 0;
-        while let Some(found) =
-            bytes.get(start..=starts).and_then(|rest| rest.iter().position(|b| *b == first))
-        {
-            start = start.saturating_add(found);
-            let offset = at.saturating_add(to_u32(start));
-            let candidate = bytes.get(start..).and_then(|rest| rest.first_chunk());
-            if let Some(Ok(header)) =
-                candidate.map(|bytes| FrameHeader::from_bytes(bytes, seed, offset))
-            {
-                return Ok(Some(Frame { offset, header }));
-            }
-            start = start.saturating_add(1);
+        if let Some(frame) = header_in(bytes, seed, at) {
+            return Ok(Some(frame));
         }
         at = at.saturating_add(to_u32(starts)).saturating_add(1);
         amount = CHUNK_BYTES;
     }
     Ok(None)
+}
+
+/// The first valid frame header in `bytes`, which start at `from`.
+fn header_in(bytes: &[u8], seed: Seed, from: u32) -> Option<Frame> {
+    let starts = bytes.len().checked_sub(FrameHeader::BYTES)?;
+    let [first, ..] = SIGNATURE;
+    let mut start = 0_usize;
+    while let Some(found) = bytes.get(start..=starts)?.iter().position(|b| *b == first) {
+        start = start.saturating_add(found);
+        let offset = from.saturating_add(to_u32(start));
+        let candidate = bytes.get(start..).and_then(|rest| rest.first_chunk())?;
+        if let Ok(header) = FrameHeader::from_bytes(candidate, seed, offset) {
+            return Some(Frame { offset, header });
+        }
+        start = start.saturating_add(1);
+    }
+    None
 }
 
 /// A frame at or before the first one for which `before` is false, near to it: where a walk has to
