@@ -15,7 +15,7 @@
 
 use std::io;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::format::{FrameFlags, FrameHeader, SIGNATURE, Seed};
 use crate::fs::{File, read_full};
@@ -177,9 +177,12 @@ impl Walk {
         if self.in_window(from, to_usize(wanted)).is_none() {
             let amount = self.chunk.max(wanted).min(self.limit.saturating_sub(from));
             let window = std::mem::take(&mut self.window);
-            // The old window is used again unless somebody kept an entry of it.
-            let mut buffer = window.try_into_mut().unwrap_or_default();
-            buffer.resize(to_usize(amount), 0);
+            let amount = to_usize(amount);
+            // The old window is used again unless somebody kept an entry of it, or it is too small: then
+            // it goes before the new one is made.
+            let old = window.try_into_mut().ok().filter(|old| old.capacity() >= amount);
+            let mut buffer = old.unwrap_or_else(|| BytesMut::with_capacity(amount));
+            buffer.resize(amount, 0);
             let read = read_full(file, &mut buffer, u64::from(from))?;
             buffer.truncate(read);
             self.window = buffer.freeze();
