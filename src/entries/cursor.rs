@@ -270,22 +270,8 @@ impl Backward {
                 }
             }
         }
-        let mut reach = BLOCK_BYTES;
-        let (start, start_index) = loop {
-            let from = self.end.saturating_sub(reach);
-            if from <= segment.frames_start {
-                break (segment.frames_start, segment.base_index);
-            }
-            match next_header(segment.file(), segment.seed, from, self.end).map_err(io_error)? {
-                Some(frame) => {
-                    break (
-                        frame.offset,
-                        segment.base_index.saturating_add(u64::from(frame.header.index)),
-                    );
-                }
-                None => reach = reach.saturating_mul(2),
-            }
-        };
+        let (start, start_index) = self.block_start()?;
+        let segment = &self.segment;
         let part = Present { end: self.end, next_index: self.end_index, ..self.present };
         let mut cursor = Cursor::new(Arc::clone(segment), &part, start, 0, scan::CHUNK_BYTES);
         cursor.expected = Some(start_index);
@@ -295,5 +281,37 @@ impl Backward {
         self.end = start;
         self.end_index = start_index;
         Ok(())
+    }
+
+    /// Where the block before [`Self::end`] starts, and the index that belongs there. However far back
+    /// that is, what has to be held of the block is one chunk of frames and one long frame.
+    fn block_start(&self) -> Result<(u32, u64)> {
+        let segment = &self.segment;
+        let next_from = |from| {
+            next_header(segment.file(), segment.seed, from, self.end)
+                .map_err(|source| segment.io_error("read an entry", source))
+        };
+        let place = |frame: Frame| {
+            let index = segment.base_index.saturating_add(u64::from(frame.header.index));
+            (frame.offset, index)
+        };
+        let mut reach = BLOCK_BYTES;
+        let mut start = loop {
+            let from = self.end.saturating_sub(reach);
+            if from <= segment.frames_start {
+                break (segment.frames_start, segment.base_index);
+            }
+            match next_from(from)? {
+                Some(frame) => break place(frame),
+                None => reach = reach.saturating_mul(2),
+            }
+        };
+        if reach > BLOCK_BYTES {
+            // A long frame or damage is in the way: start as near to it as can be.
+            while let Some(frame) = next_from(start.0.saturating_add(BLOCK_BYTES))? {
+                start = place(frame);
+            }
+        }
+        Ok(start)
     }
 }
