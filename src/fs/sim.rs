@@ -150,6 +150,7 @@ struct State {
     faults: Vec<(Fault, u64)>,
     faults_hit: u64,
     calls: Vec<CallKind>,
+    read_bytes: u64,
 }
 
 impl State {
@@ -233,6 +234,7 @@ impl SimDir {
             faults: Vec::new(),
             faults_hit: 0,
             calls: Vec::with_capacity(128),
+            read_bytes: 0,
         })
     }
 
@@ -255,6 +257,7 @@ impl SimDir {
             faults: Vec::new(),
             faults_hit: 0,
             calls: Vec::new(),
+            read_bytes: 0,
             ..state
         })
     }
@@ -308,6 +311,11 @@ impl SimDir {
     /// How many calls went through the seam: those that [`CallKind::Any`] counts.
     pub fn calls(&self) -> u64 {
         len_u64(self.state().calls.len())
+    }
+
+    /// How many bytes were read.
+    pub fn read_bytes(&self) -> u64 {
+        self.state().read_bytes
     }
 
     /// All calls so far, to know which faults can matter to the k-th.
@@ -458,11 +466,12 @@ impl fmt::Debug for SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (state, limit) = self.enter(CallKind::Read)?;
+        let (mut state, limit) = self.enter(CallKind::Read)?;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let rest = state.inodes[self.inode].cache.get(offset..).unwrap_or_default();
         let bytes = rest.len().min(buffer.len()).min(limit);
         buffer[..bytes].copy_from_slice(&rest[..bytes]);
+        state.read_bytes += len_u64(bytes);
         Ok(bytes)
     }
 

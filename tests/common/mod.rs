@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "every test uses a part of this")]
 
 pub mod child;
+pub mod forge;
+pub mod heap;
 pub mod ops;
 pub mod oracle;
 pub mod progress;
