@@ -6,7 +6,7 @@
 //! sequences besides. A state that is like one before, bytes, clock and demands, is not checked again.
 //!
 //! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given.
-//! * `KEYWAL_CRASH_STATES`: the random sequences go on until so many states are checked.
+//! * `KEYWAL_CRASH_STATES`: the random sequences go on until there were so many states.
 //! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited, 8 if not given.
 //! * `KEYWAL_CRASH_THOROUGH`: of so many states one is recovered a second time, and another one once
 //!   more after appends to every key and another power cut. 2 if not given: all of them.
@@ -98,7 +98,7 @@ fn one_workload() {
     }
     run.verbose = explorer.plan.only.is_some();
     explorer.crashes(&run, &ops);
-    let states = explorer.counts.states.load(Relaxed);
+    let states = explorer.counts.checked.load(Relaxed);
     println!("{states} crash states, {} failures", explorer.failures.count());
     explorer.failures.finish();
 }
@@ -217,7 +217,7 @@ impl Counts {
             ("workloads", get(&self.workloads)),
             ("points", get(&self.points)),
             ("states", get(&self.states)),
-            ("repeated", get(&self.repeated)),
+            ("checked", get(&self.checked)),
             ("nested", get(&self.nested)),
             ("kills", get(&self.kills)),
         ]);

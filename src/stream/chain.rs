@@ -1,11 +1,11 @@
 //! Putting the segments of a stream in a row, and noticing which are missing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Stream;
 use crate::chains::{Chain, Lost, Node, Present};
 use crate::error::{Result, WalError};
+use crate::primitives::atomic::Ordering;
 use crate::segment::Segment;
 use crate::store::Store;
 

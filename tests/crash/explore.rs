@@ -35,11 +35,12 @@ pub struct Counts {
     pub workloads: AtomicU64,
     /// Moments of a power cut.
     pub points: AtomicU64,
-    /// Crash states that were recovered and checked, no two alike.
+    /// Crash states: subsets of what may have reached the disk, and samples.
     pub states: AtomicU64,
-    /// Crash states that were like one before, with the same demands on what is found in them.
-    pub repeated: AtomicU64,
-    /// Of `states`, those in which recovery was cut off by another crash.
+    /// Of these, how many were recovered and checked. The others were like one of them in every byte,
+    /// and in what is demanded.
+    pub checked: AtomicU64,
+    /// Of `checked`, those in which recovery was cut off by another crash.
     pub nested: AtomicU64,
     pub kills: AtomicU64,
 }
@@ -109,17 +110,16 @@ impl Explorer {
                 })
                 .collect();
             let demands = Allowed::fingerprint(&allowed) ^ mix(run.clock_ms());
-            run.sim.crash_images(at, &self.plan.budget, &mut |image, choice| {
+            let states = run.sim.crash_images(at, &self.plan.budget, &mut |image, choice| {
                 let other = |only: &String| !only.starts_with(&choice.to_string());
                 if self.plan.only.as_ref().is_some_and(other) {
                     return;
                 }
                 let hash = image_hash(image);
                 if !known.insert(hash) || !self.known.insert(hash ^ demands) {
-                    self.counts.repeated.fetch_add(1, Relaxed);
                     return;
                 }
-                self.counts.states.fetch_add(1, Relaxed);
+                self.counts.checked.fetch_add(1, Relaxed);
                 let nested = self.plan.only.is_some()
                     || mix(hash ^ self.plan.budget.seed) % NESTED_ONE_IN == 0;
                 let checked = guarded(|| {
@@ -130,6 +130,7 @@ impl Explorer {
                     fail(&text, &choice.to_string());
                 }
             });
+            self.counts.states.fetch_add(states, Relaxed);
         }
     }
 
@@ -142,13 +143,13 @@ impl Explorer {
         let mut known = HashSet::from([image_hash(image)]);
         let mut result = Ok(());
         for at in 1..=sim.trace_len() {
-            sim.crash_images(at, &budget, &mut |image, choice| {
+            let states = sim.crash_images(at, &budget, &mut |image, choice| {
                 let hash = image_hash(image);
                 if result.is_err() || !known.insert(hash) {
                     return;
                 }
                 self.counts.nested.fetch_add(1, Relaxed);
-                self.counts.states.fetch_add(1, Relaxed);
+                self.counts.checked.fetch_add(1, Relaxed);
                 let deeper = depth < MAX_DEPTH && mix(hash ^ seed) % NESTED_ONE_IN == 0;
                 result = self
                     .check_image(run, image, hash, allowed)
@@ -158,6 +159,7 @@ impl Explorer {
                     })
                     .map_err(|text| format!("crash during recovery, {choice}: {text}"));
             });
+            self.counts.states.fetch_add(states, Relaxed);
         }
         result
     }
