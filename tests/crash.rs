@@ -201,12 +201,37 @@ fn walk(explorer: &Explorer, seed: u64, each: &dyn Fn()) -> bool {
         if let Err(text) = guarded(|| run.succeed(op)) {
             return explorer.note(&text, &ops, "no crash");
         }
+        let failures = explorer.failures.count();
         if !explorer.crashes(&run, &ops) {
             return false;
+        }
+        if explorer.failures.count() > failures {
+            return shrink(explorer, ops);
         }
         each();
     }
     true
+}
+
+/// Leaves out one operation after the other, as long as crashes of the last one still fail. `false`:
+/// there are enough failures.
+fn shrink(explorer: &Explorer, mut ops: Vec<Op>) -> bool {
+    let mut at = 0;
+    while at + 1 < ops.len() {
+        let mut fewer = ops.clone();
+        fewer.remove(at);
+        let fresh = Explorer::new(explorer.plan.clone());
+        if let Ok(Some(run)) = guarded(|| run_all(&fresh.plan.setup, &fewer)) {
+            fresh.crashes(&run, &fewer);
+        }
+        if fresh.failures.count() > 0 {
+            (ops, at) = (fewer, 0);
+            explorer.failures.take(&fresh.failures);
+        } else {
+            at += 1;
+        }
+    }
+    explorer.failures.few()
 }
 
 impl Counts {

@@ -158,13 +158,31 @@ impl Failures {
     /// Notes a failure. `false`: there are enough.
     pub fn note(&self, what: &str, repro: &str) -> bool {
         let kind: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
+        self.add(kind, 1, format!("{what}\n    {repro}"));
+        self.few()
+    }
+
+    fn add(&self, kind: String, times: u64, text: String) {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let (seen, shortest) = kinds.entry(kind).or_default();
-        *seen += 1;
-        let text = format!("{what}\n    {repro}");
+        *seen += times;
         if shortest.is_empty() || text.len() < shortest.len() {
             *shortest = text;
         }
+    }
+
+    /// Takes over what has been noted elsewhere.
+    pub fn take(&self, other: &Self) {
+        let kinds =
+            std::mem::take(&mut *other.kinds.lock().unwrap_or_else(PoisonError::into_inner));
+        for (kind, (seen, text)) in kinds {
+            self.add(kind, seen, text);
+        }
+    }
+
+    /// Whether looking for more is worth while.
+    pub fn few(&self) -> bool {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let all: u64 = kinds.values().map(|(seen, _)| seen).sum();
         kinds.len() < Self::MAX_KINDS && all < Self::MAX_FAILURES
     }

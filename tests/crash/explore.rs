@@ -20,6 +20,7 @@ const NESTED_ONE_IN: u64 = 64;
 const MAX_DEPTH: u32 = 2;
 
 /// How to go about it.
+#[derive(Clone)]
 pub struct Plan {
     pub setup: Setup,
     pub budget: CrashBudget,
