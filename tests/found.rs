@@ -610,3 +610,32 @@ fn a_key_is_found_again_whatever_the_compiler() {
     }
     assert_eq!(wal.len("k").unwrap(), 20);
 }
+
+/// A crash in the middle of a compaction had left, of three dropped segments, all but the newest, and
+/// with them a creation that an earlier crash had cut off: that one counted as damage.
+#[test]
+fn a_cut_off_creation_among_dropped_segments_is_no_damage() {
+    let clock = Arc::new(ManualClock::new(NOW));
+    let open = |sim: &SimDir| {
+        let options = WalOptions::with_retention(Duration::from_secs(100)).clock(clock.clone());
+        Wal::open_in(Arc::new(sim.clone()), options).unwrap()
+    };
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry("k", None, "one", true).unwrap();
+    let mut image = sim.durable_image();
+    image.set(&SEGMENT.replace("0001", "0002"), []);
+    let sim = SimDir::from_image(&image, 2);
+    let wal = open(&sim);
+    wal.append_entry("k", None, "two", true).unwrap();
+    clock.advance(Duration::from_secs(1_000));
+    assert_eq!(wal.compact().unwrap().dropped_segments, 2);
+    let at = sim.trace_len() - 1;
+    assert_eq!(sim.crash_units(at), 2, "two names are being removed");
+    let only_the_newer = CrashChoice::Mask { at, mask: 2 };
+    let wal = open(&SimDir::from_image(&sim.crash_image(at, &only_the_newer), 3));
+    assert_eq!((wal.first_index("k").unwrap(), wal.next_index("k").unwrap()), (2, 2));
+    assert!(contents(&wal, "k").is_empty());
+    wal.append_entry("k", None, "three", true).unwrap();
+    assert_eq!(contents(&wal, "k"), ["three"]);
+}

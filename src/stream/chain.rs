@@ -133,12 +133,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether retention has dropped all of these segments, and a crash brought some back.
+    /// Whether retention has dropped all of these segments, and a crash brought some back. Among them
+    /// may be creations that another crash had cut off.
     fn were_dropped(&self, store: &Store, sequences: &[u32]) -> bool {
         let through_ms = store.meta().state().dropped_through_ms;
-        let dropped = |sequence: &u32| {
-            let segment = self.segment(store, *sequence);
-            segment.is_ok_and(|segment| segment.expiration_ms <= through_ms)
+        let dropped = |sequence: &u32| match self.segment(store, *sequence) {
+            Ok(segment) => segment.expiration_ms <= through_ms,
+            Err(error) => matches!(error, WalError::Corrupted { .. }),
         };
         sequences.iter().all(dropped)
     }
