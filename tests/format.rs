@@ -315,6 +315,83 @@ fn a_sealed_segment_cut_short_is_reported_by_both() {
     both_report(cut, &[4]);
 }
 
+/// An empty file, where the next segment was about to be: known when the directory was closed, or not.
+#[test]
+fn a_cut_off_creation_is_no_damage_unless_a_closed_directory_does_not_know_it() {
+    let _alone = alone();
+    if !has_python() {
+        return;
+    }
+    let (dir, clock) = directory_at("dropped after removals");
+    let before = verify(dir.path()).0;
+    let newest = segment(dir.path(), "orders", 5);
+    let next = newest.with_file_name(name(&newest).replace("-0005", "-0006"));
+    fs::write(&next, "").unwrap();
+    assert_eq!(verify(dir.path()), (before.clone(), Vec::new()));
+    Wal::new(dir.path(), options(&clock)).unwrap().shutdown().unwrap();
+    assert!(next.exists());
+    assert_eq!(verify(dir.path()), (before.clone(), Vec::new()));
+    let (rows, errors, wal) = read_copy(dir.path(), &clock);
+    assert!(errors.is_empty() && wal.recovery_report().clean, "{errors:?}");
+    assert_eq!(rows, before);
+
+    // Nothing was cut off here, so a segment without a header is one that has lost it.
+    let (dir, clock) = directory_at("compacted and shut down");
+    fs::write(segment(dir.path(), "orders", 5), "").unwrap();
+    let (_, damage) = verify(dir.path());
+    assert!(damage.iter().any(|line| line.contains("orders-")), "{damage:?}");
+    let wal = read_copy(dir.path(), &clock).2;
+    let refused = wal.entries("orders");
+    assert!(matches!(refused, Err(WalError::Corrupted { .. })), "{refused:?}");
+    assert_eq!(wal.enumerate_keys().unwrap().unreadable(), 1);
+}
+
+/// A version that is not known yet, with the right checksum behind it.
+fn set_version(path: &Path, version: usize, checksum: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[version] = 2;
+    let sum = crc32fast::hash(&bytes[..checksum]).to_le_bytes();
+    bytes[checksum..checksum + 4].copy_from_slice(&sum);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_newer_version_is_refused_by_name_and_left_alone() {
+    let _alone = alone();
+    let clock = Arc::new(ManualClock::new(T0 + 121_000));
+    let dir = tempfile::tempdir().unwrap();
+    copy_files(&golden_dir(), dir.path());
+    let path = segment(dir.path(), "orders", 5);
+    set_version(&path, 6, 132 + "orders".len() - 4);
+    let newer = fs::read(&path).unwrap();
+    let wal = Wal::new(dir.path(), options(&clock)).unwrap();
+    for refused in [
+        wal.append_entry("orders", None, "x", true).unwrap_err(),
+        wal.entries("orders").unwrap_err(),
+        wal.remove_key("orders").unwrap_err(),
+    ] {
+        let text = format!("{}: format version 2 is newer than this program", path.display());
+        assert_eq!(refused.to_string(), text);
+    }
+    let mut others = golden_rows();
+    others.retain(|row| row.0 != hex(b"orders"));
+    assert_eq!(read(&wal).0, others);
+    wal.shutdown().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), newer);
+    if has_python() {
+        let (rows, damage) = verify(dir.path());
+        assert_eq!(damage, [""; 0]);
+        assert!(others.iter().all(|row| rows.contains(row)));
+    }
+
+    let meta = dir.path().join("META");
+    set_version(&meta, 8, 124);
+    let newer = fs::read(&meta).unwrap();
+    let refused = Wal::new(dir.path(), options(&clock)).unwrap_err();
+    assert!(matches!(&refused, WalError::UnsupportedVersion { path, version: 2 } if *path == meta));
+    assert_eq!(fs::read(&meta).unwrap(), newer);
+}
+
 /// The entries of the golden directory: key, index, milliseconds since [`T0`], header, content,
 /// sequence, offset.
 type Golden = (&'static [u8], u64, u64, Option<&'static str>, &'static str, u64, u64);
