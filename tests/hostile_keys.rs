@@ -184,7 +184,7 @@ impl FoldingDir {
         self.0.list(&mut |other| {
             let other = other.to_str().unwrap();
             if fold(other) == fold(name) {
-                made = other.to_owned();
+                other.clone_into(&mut made);
             }
         })?;
         Ok(made)
