@@ -24,7 +24,7 @@ runs=(
     "model     100,000 random cases against a map of vectors: 1 minute"
     "crash     every crash of every sequence of up to 4 operations: some minutes"
     "faults    every call fails in every way: 1 minute"
-    "bitrot    every damage to two sample directories, each bit flipped: 4 minutes"
+    "bitrot    every damage to two sample directories, each bit flipped: some minutes"
     "full-disk a tmpfs and an ext4 filled 1,000 times, needs root: some minutes"
     "kills     10,000 times kill -9: some minutes"
     "powercut-ext4  10,000 power cuts on a real ext4, as root: 20 minutes"
