@@ -65,12 +65,8 @@ impl<'a> Entries<'a> {
             }
             None => (Arc::default(), None),
         };
-        let lost_tail = match (&stream, &newest) {
-            (Some(stream), Some((segment, _))) => {
-                store.lost_tails.get(stream.hash).map(|lost| lost.error(segment))
-            }
-            _ => None,
-        };
+        let lost_tail = stream.as_ref().and_then(|stream| store.lost_tails.get(stream.hash));
+        let lost_tail = lost_tail.map(|lost| lost.error());
         let nodes = chain.nodes.len().saturating_add(usize::from(newest.is_some()));
         let to = newest.as_ref().map_or(0, |(_, present)| present.next_index);
         Ok(Self {

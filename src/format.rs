@@ -63,8 +63,9 @@
 //! A second, identical *copy* of the header starts at `header_bytes` rounded up to a multiple of 512;
 //! the bytes between are zero. The first frame starts right behind the copy (`frames_start`). Header
 //! and copy are written together, before anything else. A reader takes the header at offset 0, or,
-//! where that one does not validate, the first valid copy at a multiple of 512 up to 131,584 that stands
-//! where its own `header_bytes` puts it: one bad sector must not cost a segment. Lengths that do not add
+//! where that one does not validate or belongs to another file, the first valid copy at a multiple of 512
+//! up to 131,584 that stands where its own `header_bytes` puts it, and belongs to this file if any does:
+//! one bad or misdirected sector must not cost a segment. Lengths that do not add
 //! up to `header_bytes`, or a `previous_sequence` that is not below `sequence`, make a header invalid. A
 //! valid header that does not belong to its directory or to its file's name is damage.
 //!

@@ -180,7 +180,10 @@ impl Segment {
                 WalError::io(&path, "drop the cached pages of the segment", source)
             })?;
         }
-        let header = match read_header(&*file)
+        let named =
+            |header: &FileHeader| (header.key_hash, header.sequence) == (id.key_hash, id.sequence);
+        let ours = |header: &FileHeader| header.directory_id == directory_id && named(header);
+        let header = match read_header(&*file, ours)
             .map_err(|source| WalError::io(&path, "read the segment", source))?
         {
             Ok(header) => header,
@@ -192,7 +195,7 @@ impl Segment {
         if header.directory_id != directory_id {
             return Err(OpenError::Header("the file belongs to another directory"));
         }
-        if (header.key_hash, header.sequence) != (id.key_hash, id.sequence) {
+        if !named(&header) {
             return Err(OpenError::Header("the file belongs under another name"));
         }
         if label != crate::format::label(&header.key) {
@@ -207,7 +210,7 @@ impl Segment {
     pub(crate) fn directory_id(dir: &dyn Dir, name: &str) -> Result<Option<u64>> {
         let read = || match dir.open(name, OpenMode::Read) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-            file => Ok(read_header(&*file?)?.ok()),
+            file => Ok(read_header(&*file?, |_| true)?.ok()),
         };
         let header: io::Result<Option<FileHeader>> = read();
         let header = header
@@ -445,21 +448,24 @@ impl Segment {
 
 /// The header of a file, read in one call in nearly every case. A file that ends before its frames would
 /// start has none: that is how a creation that was cut off looks.
-fn read_header(file: &dyn File) -> io::Result<std::result::Result<FileHeader, FormatError>> {
+fn read_header(
+    file: &dyn File,
+    belongs: impl Fn(&FileHeader) -> bool,
+) -> io::Result<std::result::Result<FileHeader, FormatError>> {
     let mut bytes = vec![0; FIRST_READ_BYTES];
     let mut read = read_full(file, &mut bytes, 0)?;
     bytes.truncate(read);
-    let mut header = find_header(&bytes);
+    let mut header = find_header(&bytes, &belongs);
     let fits = |header: &FileHeader, read| scan::reach(len_u64(read)) >= header.frames_start();
     let decided = match &header {
-        Ok(header) => fits(header, read),
+        Ok(header) => belongs(header) && fits(header, read),
         Err(error) => matches!(error, FormatError::Newer(_)),
     };
     if read == FIRST_READ_BYTES && !decided {
         bytes.resize(LARGEST_HEADER_AREA_BYTES, 0);
         read = read_full(file, &mut bytes, 0)?;
         bytes.truncate(read);
-        header = find_header(&bytes);
+        header = find_header(&bytes, &belongs);
     }
     Ok(header
         .and_then(|header| if fits(&header, read) { Ok(header) } else { Err(FormatError::Short) }))

@@ -1,6 +1,7 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
 use std::io::IoSlice;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
@@ -164,17 +165,20 @@ impl Store {
     }
 }
 
-/// Damage at the end of a segment that had been closed cleanly: everything from there on is lost.
-#[derive(Debug, Clone, Copy)]
+/// Damage at the end of a log that had been closed cleanly: everything from there on is lost.
+#[derive(Debug, Clone)]
 pub(crate) struct LostTail {
+    pub(crate) path: PathBuf,
+    /// 0 where a whole segment is lost with its header.
     pub(crate) offset: u32,
     pub(crate) bytes: u32,
     pub(crate) reason: &'static str,
 }
 
 impl LostTail {
-    pub(crate) fn error(&self, segment: &Segment) -> WalError {
-        segment.corrupted(self.offset, self.bytes, self.reason)
+    pub(crate) fn error(&self) -> WalError {
+        let (offset, bytes) = (u64::from(self.offset), u64::from(self.bytes));
+        WalError::Corrupted { path: self.path.clone(), offset, bytes, reason: self.reason }
     }
 }
 
@@ -189,15 +193,15 @@ impl LostTails {
     }
 
     pub(crate) fn get(&self, key_hash: u64) -> Option<LostTail> {
-        self.lock().get(&key_hash).copied()
+        self.lock().get(&key_hash).cloned()
     }
 
     pub(crate) fn put(&self, key_hash: u64, lost_tail: LostTail) {
         self.lock().insert(key_hash, lost_tail);
     }
 
-    pub(crate) fn remove(&self, key_hash: u64) {
-        self.lock().remove(&key_hash);
+    pub(crate) fn remove(&self, key_hash: u64) -> Option<LostTail> {
+        self.lock().remove(&key_hash)
     }
 }
 

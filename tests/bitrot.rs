@@ -116,30 +116,14 @@ impl Sample {
         Some((file.clone(), torn.batch))
     }
 
-    /// Whether the newest file of the key's hash has a header: who has none hides the whole key.
-    fn has_head(&self, image: &Image, entries: &[Stored]) -> bool {
-        let last = entries.last().expect("a key with entries");
-        let (row, _) = last.file.rsplit_once('-').unwrap();
-        let newest = image.files().map(|(name, _)| name).filter(|name| name.starts_with(row)).max();
-        let file = newest.unwrap_or_default();
-        let Some(first) = entries.iter().find(|stored| stored.file == file) else { return false };
+    /// Whether the header of a segment is there, or its copy, and all of the file up to the first frame.
+    fn has_head(&self, image: &Image, file: &str) -> bool {
         let header = header_bytes(self.image.get(file).unwrap());
         let copy = header.next_multiple_of(SECTOR);
-        let whole = image.get(file).is_some_and(|bytes| bytes.len() >= first.frame.start);
+        let whole = image.get(file).is_some_and(|bytes| bytes.len() >= copy + header);
         whole
-            && !self.has_anothers_head(image, file)
             && (self.is_same(image, file, 0..header)
                 || self.is_same(image, file, copy..copy + header))
-    }
-
-    /// Whether the whole header of another file stands at the start of this one: it is believed before the
-    /// copy of the right one, and the file counts as misplaced.
-    fn has_anothers_head(&self, image: &Image, file: &str) -> bool {
-        let now = image.get(file).unwrap_or_default();
-        self.segments().filter(|other| *other != file).any(|other| {
-            let bytes = self.image.get(other).unwrap();
-            now.starts_with(&bytes[..header_bytes(bytes)])
-        })
     }
 
     fn is_intact(&self, image: &Image, stored: &Stored) -> bool {
@@ -172,7 +156,6 @@ impl Sample {
         for (key, stored) in &self.keys {
             let (found, errors) = read(&wal, key)?;
             let torn_from = self.torn_from(image, stored);
-            let has_head = self.has_head(image, stored);
             let mut rest = found.iter().peekable();
             for Stored { entry, file, frame, batch, .. } in stored {
                 if rest.next_if_eq(&entry).is_some() {
@@ -183,9 +166,8 @@ impl Sample {
                     torn_from.as_ref().is_some_and(|(f, from)| f == file && batch >= from);
                 ensure!(
                     is_torn
-                        || !has_head
-                        || !self.is_same(image, file, frame.clone())
-                        || self.has_anothers_head(image, file),
+                        || !self.has_head(image, file)
+                        || !self.is_same(image, file, frame.clone()),
                     "{at} was not hit and cannot be read"
                 );
                 torn += u64::from(is_torn);

@@ -119,8 +119,8 @@ fn exhaust(name: &str, setup: Setup, alphabet: &[Op], longest: usize) {
             .iter()
             .flat_map(|ops| {
                 let key_used = ops.iter().any(|op| op.key().is_some());
-                let alike = move |op: &Op| symmetric && !key_used && op.key() == Some(1);
-                let next = alphabet.iter().copied().filter(move |op| !alike(op));
+                let mirrored = move |op: &Op| symmetric && !key_used && op.key() == Some(1);
+                let next = alphabet.iter().copied().filter(move |op| !mirrored(op));
                 next.map(|op| (ops.as_slice(), op))
             })
             .collect();

@@ -639,3 +639,40 @@ fn a_cut_off_creation_among_dropped_segments_is_no_damage() {
     wal.append_entry("k", None, "three", true).unwrap();
     assert_eq!(contents(&wal, "k"), ["three"]);
 }
+
+/// In a closed directory, the newest segment's header was all that told whose the older ones are, and a
+/// header from another file was believed before the copy of the right one.
+#[test]
+fn a_damaged_header_costs_no_other_segment() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    for n in 0..2 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let second = SEGMENT.replace("0001", "0002");
+    let first_header = &sim.image().get(SEGMENT).unwrap()[..512].to_vec();
+
+    let mut image = sim.image();
+    image.set(&second, [first_header, &image.get(&second).unwrap()[512..]].concat());
+    let wal = open_small(&SimDir::from_image(&image, 2));
+    assert_eq!(contents(&wal, "k"), [vec![0; 3_000], vec![1; 3_000]]);
+
+    image.set(&second, vec![0; 5_000]);
+    let sim = SimDir::from_image(&image, 2);
+    for _ in 0..2 {
+        let wal = open_small(&sim);
+        let found: Vec<_> = wal.entries("k").unwrap().collect();
+        assert_eq!((found.len(), found[0].as_ref().unwrap().index), (2, 0));
+        let at_second = |error: &WalError| matches!(error, WalError::Corrupted { path, .. } if path.ends_with(&second));
+        assert!(at_second(found[1].as_ref().unwrap_err()), "{found:?}");
+        assert!(at_second(&wal.get("k", 1).unwrap_err()));
+        assert!(at_second(&wal.append_entry("k", None, "x", true).unwrap_err()));
+        wal.shutdown().unwrap();
+    }
+    let wal = open_small(&sim);
+    wal.remove_key("k").unwrap();
+    wal.append_entry("k", None, "again", true).unwrap();
+    wal.shutdown().unwrap();
+    assert_eq!(contents(&open_small(&sim), "k"), ["again"]);
+}

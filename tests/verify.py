@@ -91,7 +91,9 @@ def read_segment(directory, name, key_hash, sequence):
         s = SimpleNamespace(name=name, key_hash=key_hash, sequence=sequence, data=file.read(), entries=[])
     places = [0] + list(range(512, 131_585, 512))
     valid = ((at, header_at(s.data, at)) for at in places)
-    at, s.header = next(((at, h) for at, h in valid if h and (h.newer or at in (0, h.copy_at))), (0, None))
+    valid = [(at, h) for at, h in valid if h and (h.newer or at in (0, h.copy_at))] or [(0, None)]
+    ours = (pair for pair in valid if pair[1] and (pair[1].key_hash, pair[1].sequence) == (key_hash, sequence))
+    at, s.header = next(ours, valid[0])
     if s.header and not s.header.newer:
         length, copy_at = s.header.header_bytes, s.header.copy_at
         s.frames_start = copy_at + length

@@ -148,27 +148,36 @@ impl FileHeader {
 }
 
 /// Finds the header in the first [`LARGEST_HEADER_AREA_BYTES`] of a file (fewer where the file ends
-/// there): the one at offset 0 or, where that does not validate, its copy.
+/// there): the one at offset 0 or, where that does not validate or belongs to another file, its copy.
+/// Where neither belongs here, the first that validates.
 ///
 /// The error is the one that the header at offset 0 gave. [`FormatError::Newer`] is passed on at once.
-pub(crate) fn find_header(bytes: &[u8]) -> Result<FileHeader, FormatError> {
-    let first = match FileHeader::from_bytes(bytes) {
-        Err(error) if !matches!(error, FormatError::Newer(_)) => error,
-        decided => return decided,
-    };
+pub(crate) fn find_header(
+    bytes: &[u8],
+    belongs: impl Fn(&FileHeader) -> bool,
+) -> Result<FileHeader, FormatError> {
+    let first = FileHeader::from_bytes(bytes);
+    match &first {
+        Err(FormatError::Newer(_)) => return first,
+        Ok(header) if belongs(header) => return first,
+        _ => {}
+    }
     let mut at = COPY_ALIGN_BYTES;
     while at <= MAX_COPY_OFFSET {
         let Some(rest) = bytes.get(at..) else { break };
-        match FileHeader::from_bytes(rest) {
-            // Where a copy may stand depends on its length: this drops copies inside payloads.
-            Ok(header) if header.header_bytes().next_multiple_of(COPY_ALIGN_BYTES) == at => {
-                return Ok(header);
-            }
-            Err(error @ FormatError::Newer(_)) => return Err(error),
+        let copy = FileHeader::from_bytes(rest);
+        // Where a copy may stand depends on its length: this drops copies inside payloads.
+        let in_place = |header: &FileHeader| {
+            header.header_bytes().next_multiple_of(COPY_ALIGN_BYTES) == at
+                && (first.is_err() || belongs(header))
+        };
+        match copy {
+            Ok(header) if in_place(&header) => return Ok(header),
+            Err(FormatError::Newer(_)) => return copy,
             _ => at = at.saturating_add(COPY_ALIGN_BYTES),
         }
     }
-    Err(first)
+    first
 }
 
 #[cfg(test)]
@@ -198,7 +207,7 @@ mod tests {
             let header = sample(&vec![b'k'; length]);
             let bytes = header.to_bytes();
             assert_eq!(bytes.len(), usize::try_from(header.frames_start()).unwrap());
-            assert_eq!(find_header(&bytes).as_ref(), Ok(&header));
+            assert_eq!(find_header(&bytes, |_| true).as_ref(), Ok(&header));
             assert!(bytes.len() <= LARGEST_HEADER_AREA_BYTES);
         }
     }
@@ -212,7 +221,7 @@ mod tests {
                 let mut bytes = good.clone();
                 let end = bytes.len().min(sector * 512 + 512);
                 bytes[sector * 512..end].fill(0);
-                assert_eq!(find_header(&bytes).as_ref(), Ok(&header), "sector {sector}");
+                assert_eq!(find_header(&bytes, |_| true).as_ref(), Ok(&header), "sector {sector}");
             }
         }
     }
@@ -237,7 +246,10 @@ mod tests {
             newer[at] = value;
             let checksum = crc32fast::hash(&newer[..bytes - 4]);
             newer[bytes - 4..].copy_from_slice(&checksum.to_le_bytes());
-            assert!(matches!(find_header(&newer), Err(FormatError::Newer(_))), "byte {at}");
+            assert!(
+                matches!(find_header(&newer, |_| true), Err(FormatError::Newer(_))),
+                "byte {at}"
+            );
         }
     }
 

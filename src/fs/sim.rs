@@ -272,7 +272,9 @@ impl SimDir {
         (past.boot, past.random) = (state.boot, state.random.clone());
         past.special.clone_from(&state.special);
         past.capacity = state.capacity;
-        trace.iter().for_each(|op| past.redo(op));
+        for op in trace {
+            past.redo(op);
+        }
         past.trace = trace.to_vec();
         drop(past);
         before

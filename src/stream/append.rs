@@ -154,11 +154,7 @@ impl Stream {
     }
 
     pub(crate) fn damaged(&self, store: &Store) -> WalError {
-        match (store.lost_tails.get(self.hash), self.newest(store)) {
-            (Some(lost), Ok(Some(segment))) => lost.error(&segment),
-            (_, Err(error)) => error,
-            _ => WalError::Closed,
-        }
+        store.lost_tails.get(self.hash).map_or(WalError::Closed, |lost| lost.error())
     }
 
     pub(crate) fn stuck(&self, store: &Store, writer: &Writer) -> WalError {

@@ -9,6 +9,7 @@ use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::FileHeader;
+use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, count};
 use crate::retention;
 use crate::segment::Segment;
@@ -247,7 +248,10 @@ impl Stream {
         let mut catalog = self.catalog();
         // All entries go at once for readers, as they do for recovery.
         *catalog = Catalog::default();
-        store.lost_tails.remove(self.hash);
+        if store.lost_tails.remove(self.hash).is_some_and(|lost| lost.offset == 0) {
+            // A file without a header may be anything, and stays.
+            store.interrupted.fetch_add(1, Ordering::Relaxed);
+        }
         for sequence in older {
             store.files.remove(self.id(*sequence));
         }

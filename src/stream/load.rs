@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Catalog, Phase, Stream, Writer};
-use crate::error::{Result, WalError};
+use crate::error::Result;
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
 use crate::primitives::atomic::Ordering;
@@ -24,6 +24,8 @@ pub(crate) struct Findings {
     pub(crate) removed: Vec<u32>,
     /// Highest sequence that the stream has used.
     pub(crate) highest: u32,
+    /// The newest segment, if its header is lost: those before it tell whose it was.
+    lost: Option<LostTail>,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
 }
@@ -61,6 +63,9 @@ impl Stream {
             let path = store.dir.path().join(id.file_name(&label));
             match Segment::open(&*store.dir, id, &label, store.directory_id, distrust) {
                 Ok((segment, header)) => {
+                    if let Some(lost) = findings.lost.as_ref().filter(|_| header.removed) {
+                        return Err(lost.error());
+                    }
                     findings.highest = store.highest_used(&named, sequence);
                     writer.highest = findings.highest;
                     findings.count_in(store);
@@ -78,11 +83,14 @@ impl Stream {
                     findings.ignored.push(Finding { path, offset: 0, bytes: 0, what });
                 }
                 Err(OpenError::Header(reason)) => {
-                    return Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason });
+                    findings.lost.get_or_insert(LostTail { path, offset: 0, bytes: 0, reason });
                 }
                 Err(OpenError::Wal(error)) => return Err(error),
             }
             sequences.pop();
+        }
+        if let Some(lost) = &findings.lost {
+            return Err(lost.error());
         }
         findings.highest = store.highest_used(&named, 0);
         writer.highest = findings.highest;
@@ -120,6 +128,7 @@ impl Stream {
                 (scanned.tail, None)
             }
         };
+        let lost_tail = findings.lost.take().or(lost_tail);
         let phase = match tail.state {
             _ if lost_tail.is_some() => Phase::Damaged,
             TailState::Sealed => Phase::Ended { sealed: true },
@@ -229,6 +238,7 @@ fn closed_tail(segment: &Segment) -> Result<(Tail, Option<LostTail>)> {
     let scanned = scan_file(segment, true)?;
     let end = scanned.tail.end;
     let lost = LostTail {
+        path: segment.path.clone(),
         offset: end,
         bytes: file_bytes.saturating_sub(end),
         reason: "the segment was closed cleanly, and its closing mark is gone: it was cut off or damaged",

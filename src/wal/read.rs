@@ -126,7 +126,7 @@ impl Wal {
                 return store
                     .lost_tails
                     .get(stream.hash)
-                    .map_or(Ok(None), |lost| Err(lost.error(&newest)));
+                    .map_or(Ok(None), |lost| Err(lost.error()));
             }
             (newest, present)
         } else {

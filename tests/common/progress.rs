@@ -40,7 +40,6 @@ impl Progress {
     }
 
     /// One more unit is done; `more` is what else to say if a line is due.
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub fn step<T: Display>(&self, more: impl FnOnce() -> T) {
         self.done.fetch_add(1, Relaxed);
         self.say(more);
@@ -52,6 +51,7 @@ impl Progress {
         self.say(more);
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn say<T: Display>(&self, more: impl FnOnce() -> T) {
         let (done, total) = (self.done(), self.total.load(Relaxed));
         let elapsed = self.started.elapsed();

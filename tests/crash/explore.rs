@@ -154,9 +154,8 @@ impl Explorer {
                 let deeper = depth < MAX_DEPTH && mix(hash ^ seed) % NESTED_ONE_IN == 0;
                 result = self
                     .check_image(run, image, hash, allowed)
-                    .and_then(|()| match deeper {
-                        true => self.nested(run, image, allowed, depth + 1),
-                        false => Ok(()),
+                    .and_then(|()| {
+                        if deeper { self.nested(run, image, allowed, depth + 1) } else { Ok(()) }
                     })
                     .map_err(|text| format!("crash during recovery, {choice}: {text}"));
             });

@@ -355,11 +355,11 @@ impl Crash {
         picked().for_each(|(unit, _)| unit.apply_name(&mut names));
         picked().all(|(unit, _)| {
             let Some(inode) = unit.inode() else { return true };
-            let lens = picked().filter_map(|(unit, _)| match unit {
+            let last_len = picked().rev().find_map(|(unit, _)| match unit {
                 Unit::Len { inode: of, to, .. } if *of == inode => Some(*to),
                 _ => None,
             });
-            let len = lens.last().unwrap_or(bodies[inode].len());
+            let len = last_len.unwrap_or(bodies[inode].len());
             let inside = !matches!(unit, Unit::Sector { offset, .. } if *offset >= len);
             inside && names.values().any(|linked| *linked == inode)
         })
