@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{panic, process, thread};
 
@@ -95,7 +96,9 @@ impl Rig {
 
     /// Plugs everything together and formats the disk.
     pub fn new(file_system: &'static FileSystem) -> Check<Self> {
-        let root = std::env::temp_dir().join(format!("keywal-powercut-{}", process::id()));
+        static RIGS: AtomicU64 = AtomicU64::new(0);
+        let name = format!("keywal-powercut-{}-{}", process::id(), RIGS.fetch_add(1, Relaxed));
+        let root = std::env::temp_dir().join(name);
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let sizes = [file_system.bytes, file_system.sector_bytes].map(|bytes| bytes.to_string());
         let mut serving = Command::new(program)
