@@ -103,7 +103,7 @@ impl Run {
             self.events.fetch_add(log_length, Relaxed);
             let mut random = Random(mix(workload));
             for _ in 0..cuts_per_workload.min(left) {
-                let moment = history.moment(&mut random, log_length);
+                let moment = history.moment(&mut random, rig, log_length)?;
                 let cut = self.only.unwrap_or(Cut { workload, moment, subset: random.next() });
                 let Err(text) = self.check_cut(rig, &history, cut) else { continue };
                 let Cut { workload, moment, subset } = cut;

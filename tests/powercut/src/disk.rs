@@ -70,11 +70,17 @@ impl Recording {
         Self { start, log: Vec::new() }
     }
 
+    /// How many events there were before the last flush before this moment.
+    fn last_flush(&self, moment: usize) -> usize {
+        let log = &self.log[..moment.min(self.log.len())];
+        log.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0)
+    }
+
     /// What a power cut leaves after the first `moment` events: all up to the last flush, and of the
     /// sectors written behind it the subset with this number.
     fn cut(&self, moment: usize, sector_bytes: usize, subset: u64) -> Image {
         let log = &self.log[..moment.min(self.log.len())];
-        let flushed = log.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
+        let flushed = self.last_flush(moment);
         let sectors = |(offset, data): (usize, &[u8])| pieces(offset, data.len(), sector_bytes);
         let in_doubt = log[flushed..].iter().filter_map(Event::write).flat_map(sectors).count();
         let mut survives = survival(subset, in_doubt);
@@ -194,6 +200,11 @@ impl Disk {
         match name {
             // Length of the log. Mounted or not.
             "position" => Ok(self.recordings.last().map_or(0, |last| last.log.len() as u64)),
+            // The moment just before the last flush before a moment.
+            "last_flush" => {
+                let moment = number().ok_or("no moment")? as usize;
+                Ok(self.recordings[0].last_flush(moment) as u64)
+            }
             // What the disk holds now is what `restart` goes back to.
             "formatted" => {
                 self.recordings = vec![Recording::new(self.image.clone())];

@@ -73,11 +73,13 @@ impl History {
         }
     }
 
-    /// Some moment: half of the time just after a call has returned.
-    pub fn moment(&self, random: &mut Random, log_length: u64) -> u64 {
-        match random.next() % 2 {
-            0 => self.steps[pick(random, self.steps.len())].end,
-            _ => random.next() % (log_length + 1),
+    /// Some moment: any, or just after a call has returned, or just before a flush.
+    pub fn moment(&self, random: &mut Random, rig: &Rig, log_length: u64) -> Check<u64> {
+        let any = random.next() % (log_length + 1);
+        match random.next() % 3 {
+            0 => Ok(any),
+            1 => Ok(self.steps[pick(random, self.steps.len())].end),
+            _ => rig.ask(&format!("last_flush {any}")),
         }
     }
 }
