@@ -17,8 +17,8 @@ use crate::common::{COLLIDING, Check, EPOCH_MS, Random, content, header};
 use crate::ensure;
 use crate::rig::Rig;
 
-/// The limits of the workload with this seed.
-pub fn setup(random: &mut Random) -> Setup {
+/// Some limits.
+fn setup(random: &mut Random) -> Setup {
     let keys = vec![b"a".as_slice(), b"b", COLLIDING[0], COLLIDING[1]];
     let max_segment_bytes = [8 << 10, 32 << 10, 1 << 20][pick(random, 3)];
     Setup {
@@ -37,9 +37,9 @@ pub fn pick(random: &mut Random, count: usize) -> usize {
 }
 
 /// The models when a call had returned, and how long the disk's log was then.
-pub struct Step {
-    pub end: u64,
-    pub keys: Vec<KeyModel>,
+struct Step {
+    end: u64,
+    keys: Vec<KeyModel>,
 }
 
 /// What was done since the disk was formatted.
@@ -63,13 +63,14 @@ impl History {
     /// What the log may hold after a power cut at this moment.
     pub fn allowed(&self, moment: u64) -> Vec<Allowed<'_>> {
         let done = self.done(moment);
-        let before = &self.steps[done].keys;
+        let Step { end, keys: before } = &self.steps[done];
         match self.steps.get(done + 1) {
-            None => before.iter().map(KeyModel::after_power_cut).collect(),
-            Some(after) => {
+            // Something of the next call may have been written.
+            Some(after) if *end < moment => {
                 let keys = before.iter().zip(&after.keys);
                 keys.map(|(before, after)| before.in_flight(after, before.durable)).collect()
             }
+            _ => before.iter().map(KeyModel::after_power_cut).collect(),
         }
     }
 
