@@ -31,6 +31,9 @@ runs=(
     "powercut-xfs   500 power cuts on a real XFS, as root: 2 minutes"
     "powercut-eio   200 disks of each that fail writes, as root: 2 minutes"
     "kills     10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
+    "powercut-ext4  10,000 power cuts on a real ext4, as root: 10 minutes"
+    "powercut-xfs   500 power cuts on a real XFS, as root: 1 minute"
+    "powercut-eio   200 disks of each that fail writes, as root: 1 minute"
     "planted   planted bugs, each of which has to be caught: some minutes"
 )
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
