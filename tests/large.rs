@@ -96,7 +96,7 @@ impl File for SparseFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut file = self.0.lock().unwrap();
-        assert!(bytes >= file.len || bytes.is_multiple_of(PAGE_BYTES as u64), "not needed here");
+        assert!(bytes >= file.len || bytes % PAGE_BYTES as u64 == 0, "not needed here");
         file.pages.split_off(&(bytes / PAGE_BYTES as u64));
         file.len = bytes;
         Ok(())
