@@ -173,6 +173,8 @@ mod file_header;
 mod frame;
 mod meta;
 mod name;
+#[cfg(any(test, feature = "sim"))]
+pub mod rewrite;
 
 pub(crate) use file_header::{FileHeader, LARGEST_HEADER_AREA_BYTES, MAX_KEY_BYTES, find_header};
 pub(crate) use frame::{FrameFlags, FrameHeader, SIGNATURE, Seed};

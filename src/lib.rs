@@ -378,6 +378,9 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use entries::{Entries, Records};
 pub use entry::{Entry, EntryRef, EntrySlice, Key};
 pub use error::{Result, WalError};
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use format::rewrite;
 pub use options::{Durability, WalOptions};
 pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
 pub use retention::ClockTrouble;

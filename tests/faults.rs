@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind};
 
 use common::ops::Op;
-use common::oracle::{Allowed, Observed};
+use common::oracle::Allowed;
 use common::progress::Progress;
-use common::recovered::{check_image, open};
+use common::recovered::{check_image, kill, live};
 use common::run::{Run, Setup};
 use common::{Check, Failures, env_number, guarded, image_hash, on_all_cores};
 
@@ -340,32 +340,6 @@ fn crash(run: &Run, first: usize, counts: &Counts) -> Check {
         });
     }
     result
-}
-
-/// The log as it is, without reopening.
-fn live(run: &Run) -> Check {
-    let Some(wal) = &run.wal else { return Ok(()) };
-    let seen = Observed::all(wal, &run.setup.keys).map_err(|text| format!("live: {text}"))?;
-    for (key, (model, seen)) in run.keys.iter().zip(&seen).enumerate() {
-        if !model.maybe_removed {
-            let allowed = model.live();
-            let checked = allowed.check_with_refs(wal, seen);
-            checked.map_err(|text| format!("live, key {key}: {text}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// The process dies: nothing is lost, unless a failed sync has lost pages.
-fn kill(run: &Run) -> Check {
-    let text = |text: String| format!("after a kill: {text}");
-    let wal = open(run, &run.sim.after_kill()).map_err(text)?;
-    let seen = Observed::all(&wal, &run.setup.keys).map_err(text)?;
-    for (model, seen) in run.keys.iter().zip(&seen) {
-        let allowed = if run.lost_pages() { model.after_power_cut() } else { model.after_kill() };
-        allowed.check_with_refs(&wal, seen).map_err(text)?;
-    }
-    Ok(())
 }
 
 /// A full disk: everything that fits works, nothing that does not leaves a trace, and once there is

@@ -115,3 +115,29 @@ fn check_all(wal: &Wal, allowed: &[Allowed<'_>], seen: &[Observed]) -> Check<Vec
     }
     Ok(lost)
 }
+
+/// The log as it is, without reopening.
+pub fn live(run: &Run) -> Check {
+    let Some(wal) = &run.wal else { return Ok(()) };
+    let seen = Observed::all(wal, &run.setup.keys).map_err(|text| format!("live: {text}"))?;
+    for (key, (model, seen)) in run.keys.iter().zip(&seen).enumerate() {
+        if !model.maybe_removed {
+            let allowed = model.live();
+            let checked = allowed.check(seen).and_then(|()| allowed.check_refs(wal, seen));
+            checked.map_err(|text| format!("live, key {key}: {text}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The process dies: nothing is lost, unless a failed sync has lost pages.
+pub fn kill(run: &Run) -> Check {
+    let text = |text: String| format!("after a kill: {text}");
+    let wal = open(run, &run.sim.after_kill()).map_err(text)?;
+    let seen = Observed::all(&wal, &run.setup.keys).map_err(text)?;
+    for (model, seen) in run.keys.iter().zip(&seen) {
+        let allowed = if run.lost_pages() { model.after_power_cut() } else { model.after_kill() };
+        allowed.check(seen).and_then(|()| allowed.check_refs(&wal, seen)).map_err(text)?;
+    }
+    Ok(())
+}
