@@ -34,6 +34,8 @@ runs=(
     "powercut-ext4  10,000 power cuts on a real ext4, as root: 10 minutes"
     "powercut-xfs   500 power cuts on a real XFS, as root: 1 minute"
     "powercut-eio   200 disks of each that fail writes, as root: 1 minute"
+    "fuzz      each of four fuzzers for KEYWAL_FUZZ_SECONDS: 2 hours"
+    "miri      what Miri can run of the tests: some minutes"
     "planted   planted bugs, each of which has to be caught: some minutes"
 )
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
@@ -56,6 +58,12 @@ powercut-ext4() { powercut ext4; }
 powercut-xfs() { powercut xfs; }
 powercut-eio() { powercut eio; }
 kills() { TMPDIR=${TMPDIR:-/dev/shm} KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run kills; }
+fuzz() { tests/fuzz.sh; }
+# Real files, real processes and long loops are not for Miri.
+miri() {
+    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib -- --skip any_one_bad_sector
+    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --test found
+}
 planted() { tests/planted.sh; }
 
 if [[ $# == 0 ]]; then
