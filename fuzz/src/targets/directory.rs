@@ -94,6 +94,9 @@ fn read(wal: &Wal, written: Option<&Sample>) -> Seen {
         let between = times.map(|times| times.last_n(9).flatten().count());
         format!("{between:?} {:?} {:?}", wal.key_stats(key), wal.len(key)).hash(&mut digest);
     }
+    if let Some(sample) = written {
+        unchanged(wal, sample.entries.values());
+    }
     seen.digest = digest.finish();
     seen
 }
@@ -116,7 +119,8 @@ fn use_on(wal: &Wal, kept: &[Entry]) -> Vec<Entry> {
     kept
 }
 
-fn unchanged(wal: &Wal, kept: &[Entry]) {
+/// Reads them as they were, or not at all.
+fn unchanged<'a>(wal: &Wal, kept: impl IntoIterator<Item = &'a Entry>) {
     for entry in kept {
         match wal.read_entry(entry.reference) {
             Ok(read) => assert_eq!(read, *entry),
