@@ -41,8 +41,16 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
 
 /// Stops the program as soon as `work` holds more than `bytes`. One call at a time.
 pub fn within<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let _lifted = Lifted;
     LIMIT.store(LIVE.load(Relaxed) + bytes, Relaxed);
-    let done = work();
-    LIMIT.store(usize::MAX, Relaxed);
-    done
+    work()
+}
+
+/// Lifts the limit when it goes, also after a panic.
+struct Lifted;
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        LIMIT.store(usize::MAX, Relaxed);
+    }
 }
