@@ -4,7 +4,7 @@ use super::{FileHeader, FrameHeader, Meta, Seed, SegmentName, find_header};
 
 /// The header in the first bytes of a file, and its copy.
 pub fn file_header(file: &[u8]) -> Option<Vec<u8>> {
-    find_header(file).ok().as_ref().map(FileHeader::to_bytes)
+    find_header(file, |_| true).ok().as_ref().map(FileHeader::to_bytes)
 }
 
 /// The frame header at this offset of a segment with this nonce.

@@ -123,7 +123,7 @@ pub fn live(run: &Run) -> Check {
     for (key, (model, seen)) in run.keys.iter().zip(&seen).enumerate() {
         if !model.maybe_removed {
             let allowed = model.live();
-            let checked = allowed.check(seen).and_then(|()| allowed.check_refs(wal, seen));
+            let checked = allowed.check_with_refs(wal, seen);
             checked.map_err(|text| format!("live, key {key}: {text}"))?;
         }
     }
@@ -137,7 +137,7 @@ pub fn kill(run: &Run) -> Check {
     let seen = Observed::all(&wal, &run.setup.keys).map_err(text)?;
     for (model, seen) in run.keys.iter().zip(&seen) {
         let allowed = if run.lost_pages() { model.after_power_cut() } else { model.after_kill() };
-        allowed.check(seen).and_then(|()| allowed.check_refs(&wal, seen)).map_err(text)?;
+        allowed.check_with_refs(&wal, seen).map_err(text)?;
     }
     Ok(())
 }

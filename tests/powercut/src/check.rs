@@ -34,7 +34,7 @@ pub fn check(
     let seen = Observed::all(&wal, &setup.keys)?;
     let mut models = Vec::new();
     for (key, (allowed, seen)) in allowed.iter().zip(&seen).enumerate() {
-        let checked = allowed.check(seen).and_then(|()| allowed.check_refs(&wal, seen));
+        let checked = allowed.check_with_refs(&wal, seen);
         models.push(model(seen, checked.map_err(|text| format!("key {key}: {text}"))?));
     }
     opened()?;
