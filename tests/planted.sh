@@ -36,7 +36,8 @@ run() {
     done
     local target=("${words[@]:0:2}")
     [[ ${target[0]} == --lib ]] && target=(--lib)
-    (cd "$copy/tree" && cargo test --release --quiet --no-run "${target[@]}") >"$log" 2>&1 || return 2
+    (cd "$copy/tree" && env "${settings[@]}" cargo test --release --quiet --no-run "${target[@]}") \
+        >"$log" 2>&1 || return 2
     (cd "$copy/tree" && timeout 300 env "${settings[@]}" cargo test --release --quiet "${words[@]}") \
         >"$log" 2>&1 || return 1
 }

@@ -1,0 +1,345 @@
+//! A whole `Wal` under shuttle: what threads may do to each other, a call that fails, and then a kill
+//! or a power cut.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
+use keywal::{ManualClock, Wal, WalError, WalOptions};
+use shuttle::rand::RngCore;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::{Config, Runner, thread};
+
+use crate::common::progress::Progress;
+use crate::common::{
+    COLLIDING, Check, EPOCH_MS, Failures, Random, env_number, guarded, mix, on_all_cores,
+};
+use crate::ensure;
+use crate::history::{After, Append, Done, History, Moment, Other, Span};
+
+/// Two keys that share a hash, and one that does not; in different shards of the map, because the
+/// order within a shard is no schedule's to repeat.
+const KEYS: [&[u8]; 3] = [COLLIDING[0], COLLIDING[1], b"k"];
+const RETENTION: Duration = Duration::from_secs(10);
+const CONTENT_BYTES: usize = 1_200;
+/// Takes two entries and no third.
+const SMALL_SEGMENT_BYTES: u64 = 4_096;
+const LARGE_SEGMENT_BYTES: u64 = 1 << 20;
+/// Schedules drawn from one seed.
+const CHUNK: usize = 500;
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Append { key: usize, entries: usize, disk: bool },
+    Read(usize),
+    Other(Other),
+}
+
+/// What the threads of one schedule do, and what happens to them.
+#[derive(Debug)]
+struct Plan {
+    threads: Vec<Vec<Act>>,
+    segment_bytes: u64,
+    open_files: usize,
+    fault: Option<Fault>,
+    /// Else the process dies.
+    power_cut: bool,
+    seed: u64,
+}
+
+fn below(random: &mut Random, n: usize) -> usize {
+    usize::try_from(random.next() % n as u64).unwrap()
+}
+
+impl Plan {
+    fn draw(seed: u64) -> Self {
+        let random = &mut Random(seed);
+        let threads = if below(random, 8) == 0 {
+            let append = Act::Append { key: 2, entries: 1, disk: below(random, 2) == 0 };
+            vec![vec![append]; 8]
+        } else {
+            let keys = 1 + below(random, KEYS.len());
+            let (drops, ends) = (below(random, 2) == 0, below(random, 8) == 0);
+            let threads = 2 + below(random, 2);
+            let acts = 1 + below(random, 4);
+            let mut act = || draw_act(random, keys, drops, ends);
+            (0..threads).map(|_| (0..acts).map(|_| act()).collect()).collect()
+        };
+        Self {
+            threads,
+            segment_bytes: [SMALL_SEGMENT_BYTES, LARGE_SEGMENT_BYTES][below(random, 2)],
+            open_files: 1 + below(random, 3),
+            fault: (below(random, 2) == 0).then(|| draw_fault(random)),
+            power_cut: below(random, 4) > 0,
+            seed,
+        }
+    }
+
+    fn acts(&self) -> impl Iterator<Item = &Act> {
+        self.threads.iter().flatten()
+    }
+
+    fn shuts_down(&self) -> bool {
+        self.acts().any(|act| matches!(act, Act::Other(Other::Shutdown)))
+    }
+
+    fn only_appends(&self) -> bool {
+        self.acts().all(|act| matches!(act, Act::Append { .. }))
+    }
+
+    fn options(&self, clock: &Arc<ManualClock>) -> WalOptions {
+        WalOptions::with_retention(RETENTION)
+            .max_segment_bytes(self.segment_bytes)
+            .max_open_files(self.open_files)
+            .clock(clock.clone())
+    }
+}
+
+fn draw_act(random: &mut Random, keys: usize, drops: bool, ends: bool) -> Act {
+    let key = below(random, keys);
+    match below(random, 20) {
+        0..13 => {
+            let entries = 1 + below(random, 8) / 7;
+            Act::Append { key, entries, disk: below(random, 2) == 0 }
+        }
+        13 => Act::Other(Other::Sync),
+        14 => Act::Other(Other::SyncKey(key)),
+        15 if drops => Act::Other(Other::Compact),
+        16 if drops => Act::Other(Other::Truncate(key)),
+        17 if drops => Act::Other(Other::Remove(key)),
+        18 if ends => Act::Other(Other::Shutdown),
+        _ => Act::Read(key),
+    }
+}
+
+fn draw_fault(random: &mut Random) -> Fault {
+    let (call, kind) = [
+        (CallKind::SyncData, FaultKind::Error(5)),
+        (CallKind::SyncData, FaultKind::Error(5)),
+        (CallKind::SyncDir, FaultKind::Error(5)),
+        (CallKind::Write, FaultKind::Error(28)),
+        (CallKind::Write, FaultKind::ShortThenError { bytes: 20, error: 28 }),
+        (CallKind::Create, FaultKind::Error(24)),
+        (CallKind::Remove, FaultKind::Error(5)),
+    ][below(random, 7)];
+    let nth = below(random, 8) as u64;
+    Fault { call, nth, kind, forever: below(random, 4) == 0, name_contains: None }
+}
+
+/// What the threads of one schedule share.
+struct Shared {
+    wal: Wal,
+    sim: SimDir,
+    clock: Arc<ManualClock>,
+    ticks: AtomicU64,
+    history: Mutex<History>,
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        Moment { trace: self.sim.trace_len(), tick: self.ticks.fetch_add(1, Relaxed) }
+    }
+
+    fn timed<T>(&self, call: impl FnOnce() -> T) -> (Span, T) {
+        let begin = self.now();
+        let result = call();
+        (Span { begin, end: self.now() }, result)
+    }
+
+    fn act(&self, act: Act, thread: usize, number: usize) -> Check {
+        match act {
+            Act::Append { key, entries, disk } => {
+                let content = |n| format!("{:>CONTENT_BYTES$}", format!("{thread}.{number}.{n}"));
+                let contents: Vec<Bytes> = (0..entries).map(|n| content(n).into()).collect();
+                let batch: Vec<_> =
+                    contents.iter().map(|content| (None, content.clone())).collect();
+                let (span, result) = self.timed(|| self.wal.append_batch(KEYS[key], batch, disk));
+                self.history().appends.push(Append { key, contents, disk, span, result });
+            }
+            Act::Other(what) => {
+                let (span, result) = self.timed(|| self.other(what));
+                self.history().others.push(Done { what, span, result });
+            }
+            Act::Read(key) => return self.read(key),
+        }
+        Ok(())
+    }
+
+    fn other(&self, what: Other) -> Result<(), WalError> {
+        let wal = &self.wal;
+        match what {
+            Other::Sync => wal.sync(),
+            Other::SyncKey(key) => wal.sync_key(KEYS[key]),
+            Other::Compact => {
+                self.clock.advance(2 * RETENTION);
+                wal.compact().map(drop)
+            }
+            Other::Truncate(key) => wal.truncate_before(KEYS[key], u64::MAX).map(drop),
+            Other::Remove(key) => wal.remove_key(KEYS[key]),
+            Other::Shutdown => wal.shutdown(),
+        }
+    }
+
+    fn read(&self, key: usize) -> Check {
+        let mut last = None;
+        let entries = match self.wal.entries(KEYS[key]) {
+            Ok(entries) => entries,
+            Err(WalError::Closed) => return Ok(()),
+            Err(error) => return Err(format!("reading: {error}")),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => {
+                    ensure!(last < Some(entry.index), "after {last:?}: {entry:?}");
+                    last = Some(entry.index);
+                }
+                Err(WalError::Expired | WalError::Closed) => {}
+                Err(error) => return Err(format!("reading: {error}: {error:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap()
+    }
+}
+
+/// One schedule of one plan: opens a log, lets the threads loose on it, and checks what they were told,
+/// what the log holds, and what it holds when it is opened again.
+fn run(plan: &Plan) -> Check {
+    let sim = SimDir::new(plan.seed);
+    let clock = Arc::new(ManualClock::new(EPOCH_MS));
+    let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), plan.options(&clock));
+    let wal = open(&sim).map_err(|error| format!("open: {error}"))?;
+    let opened = sim.trace_len();
+    if let Some(fault) = &plan.fault {
+        sim.inject(fault.clone());
+    }
+    let shared = Shared {
+        wal,
+        sim: sim.clone(),
+        clock: clock.clone(),
+        ticks: AtomicU64::new(0),
+        history: Mutex::default(),
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(&plan.threads)
+            .map(|(thread, acts)| {
+                let shared = &shared;
+                let acts = (0..).zip(acts);
+                let mut acts = acts.map(move |(number, act)| shared.act(*act, thread, number));
+                scope.spawn(move || acts.try_for_each(|done| done))
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })?;
+    sim.clear_faults();
+    let history = shared.history();
+    check_errors(plan, &history)?;
+    history.check_calls()?;
+    if !plan.shuts_down() {
+        history.check(&shared.wal, &KEYS, After::Kill)?;
+        check_segments(plan, &shared.wal)?;
+    }
+    let (after, next) = end(plan, &sim, opened);
+    let wal = open(&next).map_err(|error| format!("open again: {error}: {error:?}"))?;
+    let report = wal.recovery_report();
+    ensure!(report.damaged.is_empty(), "false damage: {:?}", report.damaged);
+    history.check(&wal, &KEYS, after).map_err(|text| format!("after {after:?}: {text}"))
+}
+
+/// Nothing fails unless a call was made to, or the log was shut down.
+fn check_errors(plan: &Plan, history: &History) -> Check {
+    let appends = history.appends.iter().filter_map(|append| append.result.as_ref().err());
+    let others = history.others.iter().filter_map(|other| other.result.as_ref().err());
+    for error in appends.chain(others) {
+        let excused = match error {
+            WalError::Closed => plan.shuts_down(),
+            WalError::Io { .. } | WalError::StorageFull { .. } | WalError::Poisoned { .. } => {
+                plan.fault.is_some()
+            }
+            _ => false,
+        };
+        ensure!(excused, "{error}: {error:?}");
+    }
+    Ok(())
+}
+
+/// However many threads create a key, it gets one segment.
+fn check_segments(plan: &Plan, wal: &Wal) -> Check {
+    if plan.only_appends() && plan.fault.is_none() && plan.segment_bytes == LARGE_SEGMENT_BYTES {
+        let stats = wal.stats();
+        ensure!(stats.created_segments == stats.keys, "a key, and not one segment: {stats:?}");
+    }
+    Ok(())
+}
+
+/// The end of the process: the directory as the next one finds it.
+fn end(plan: &Plan, sim: &SimDir, opened: usize) -> (After, SimDir) {
+    let random = &mut Random(!plan.seed);
+    let trace = sim.trace_len();
+    if plan.power_cut {
+        let at = opened + below(random, trace - opened + 1);
+        // Half of the time nothing is left of what was not durable.
+        let sample = (random.next() % 2) * (random.next() % 64);
+        let choice = CrashChoice::Sample { at, sample, seed: random.next() };
+        let image = sim.crash_image(at, &choice);
+        return (After::PowerCut(at), SimDir::from_image(&image, plan.seed));
+    }
+    let sync_failed = plan.fault.as_ref().is_some_and(|fault| fault.call == CallKind::SyncData);
+    // What a failed sync was to write is lost with the page cache.
+    let after = if sync_failed { After::PowerCut(trace) } else { After::Kill };
+    (after, sim.after_kill())
+}
+
+/// Runs the schedules of one scheduler; the text of the first that breaks a promise.
+fn explore(scheduler: impl Scheduler + 'static, progress: &Arc<Progress>) -> Check {
+    let mut config = Config::new();
+    config.stack_size = 1 << 18;
+    config.silence_warnings = true;
+    let progress = Arc::clone(progress);
+    let schedule = move || {
+        let plan = Plan::draw(shuttle::rand::thread_rng().next_u64());
+        run(&plan).unwrap_or_else(|text| panic!("broken: {text}\n{plan:?}"));
+        progress.step(|| "");
+    };
+    let explored = guarded(|| {
+        Runner::new(scheduler, config).run(schedule);
+        Ok(())
+    });
+    explored.map_err(|text| text.replacen("panic: broken: ", "", 1))
+}
+
+#[test]
+fn schedules_of_a_whole_log() {
+    if let Ok(schedule) = std::env::var("KEYWAL_SCHEDULE") {
+        let progress = Arc::new(Progress::new("schedules", "schedules", 1));
+        let scheduler = ReplayScheduler::new_from_encoded(&schedule);
+        explore(scheduler, &progress).unwrap();
+        return;
+    }
+    let seed = env_number("KEYWAL_SEED").unwrap_or(1);
+    let wanted = env_number("KEYWAL_SCHEDULES").unwrap_or(5_000);
+    let chunks = usize::try_from(wanted).unwrap().div_ceil(CHUNK);
+    println!("schedules: KEYWAL_SEED={seed}");
+    let progress = Arc::new(Progress::new("schedules", "schedules", (chunks * CHUNK) as u64));
+    let failures = Failures::default();
+    on_all_cores(chunks, |chunk| {
+        let seed = mix(seed.wrapping_add(mix(chunk as u64)));
+        let explored = if chunk % 2 == 0 {
+            explore(RandomScheduler::new_from_seed(seed, CHUNK), &progress)
+        } else {
+            explore(PctScheduler::new_from_seed(seed, 2 + chunk / 2 % 4, CHUNK), &progress)
+        };
+        explored.map_or_else(
+            |text| failures.note(&text, "set KEYWAL_SCHEDULE to the schedule printed above"),
+            |()| true,
+        )
+    });
+    progress.figures(&[("schedules", progress.done()), ("seed", seed)], &failures);
+    failures.finish();
+}
