@@ -6,15 +6,16 @@
 //! a lock does not guard, and the one `OnceLock`, which is set under a lock.
 
 #[cfg(keywal_loom)]
-use loom::sync;
+use loom::{sync, thread};
 #[cfg(keywal_shuttle)]
-use shuttle::sync;
+use shuttle::{sync, thread};
 #[cfg(not(any(keywal_loom, keywal_shuttle)))]
-use std::sync;
+use std::{sync, thread};
 
 pub(crate) use sync::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
 };
+pub(crate) use thread::yield_now;
 
 #[cfg(keywal_shuttle)]
 pub(crate) use shuttle::thread_local;

@@ -14,7 +14,7 @@ use ahash::{AHasher, RandomState};
 
 use crate::error::Result;
 use crate::format::key_hash;
-use crate::primitives::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::primitives::{RwLock, RwLockReadGuard, RwLockWriteGuard, yield_now};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 
@@ -121,6 +121,8 @@ impl Streams {
             if let Some(stream) = self.create(store, key)? {
                 return Ok(stream);
             }
+            // Somebody else is at it.
+            yield_now();
         }
     }
 

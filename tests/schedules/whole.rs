@@ -10,7 +10,7 @@ use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
 use keywal::{ManualClock, Wal, WalError, WalOptions};
 use shuttle::rand::RngCore;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
-use shuttle::{Config, Runner, thread};
+use shuttle::{Config, MaxSteps, Runner, thread};
 
 use crate::common::progress::Progress;
 use crate::common::{
@@ -27,6 +27,8 @@ const CONTENT_BYTES: usize = 1_200;
 /// Takes two entries and no third.
 const SMALL_SEGMENT_BYTES: u64 = 4_096;
 const LARGE_SEGMENT_BYTES: u64 = 1 << 20;
+/// More than any schedule takes that does not wait for ever.
+const MAX_STEPS: usize = 50_000;
 /// Schedules drawn from one seed.
 const CHUNK: usize = 500;
 
@@ -151,7 +153,9 @@ impl Shared {
     fn act(&self, act: Act, thread: usize, number: usize) -> Check {
         match act {
             Act::Append { key, entries, disk } => {
-                let content = |n| format!("{:>CONTENT_BYTES$}", format!("{thread}.{number}.{n}"));
+                let content = |n| {
+                    [thread, number, n, 0].map(|n| n.to_le_bytes()[0]).repeat(CONTENT_BYTES / 4)
+                };
                 let contents: Vec<Bytes> = (0..entries).map(|n| content(n).into()).collect();
                 let batch: Vec<_> =
                     contents.iter().map(|content| (None, content.clone())).collect();
@@ -301,6 +305,7 @@ fn explore(scheduler: impl Scheduler + 'static, progress: &Arc<Progress>) -> Che
     let mut config = Config::new();
     config.stack_size = 1 << 18;
     config.silence_warnings = true;
+    config.max_steps = MaxSteps::FailAfter(MAX_STEPS);
     let progress = Arc::clone(progress);
     let schedule = move || {
         let plan = Plan::draw(shuttle::rand::thread_rng().next_u64());
