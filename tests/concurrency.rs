@@ -1,12 +1,19 @@
 //! Do threads that append, read, compact and remove at once see only whole, ordered, true entries?
+//!
+//! `KEYWAL_ROUNDS` is how often a key is raced for, `KEYWAL_SECONDS` how long the stress lasts; see also
+//! the run `tsan` of `tests/soak.sh`.
+
+mod common;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use common::progress::Progress;
+use common::{Failures, Random, env_number};
 use keywal::{EntryRef, ManualClock, Wal, WalError, WalOptions};
 
 const THREADS: u64 = 8;
@@ -83,7 +90,7 @@ fn appends_from_many_threads_are_all_there_in_each_thread_s_order() {
 fn eight_threads_race_to_create_one_key() {
     let dir = tempfile::tempdir().unwrap();
     let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
-    for round in 0..100 {
+    for round in 0..env_number("KEYWAL_ROUNDS").unwrap_or(100) {
         let key = format!("key {round}");
         thread::scope(|scope| {
             for thread in 0..THREADS {
@@ -187,4 +194,77 @@ fn readers_and_retention_do_not_disturb_each_other() {
         }
         writer.join().unwrap();
     });
+}
+
+/// One call of a thread that does everything; what is there may be dropped at any moment.
+fn disturb(wal: &Wal, clock: &ManualClock, random: &mut Random, last: &mut Option<EntryRef>) {
+    let key = TWINS[usize::try_from(random.next() % 2).unwrap()];
+    let content = |n| content(n % THREADS, n % 1_000);
+    match random.next() % 32 {
+        0..20 => {
+            let durable = random.next() % 8 == 0;
+            *last = Some(wal.append_entry(key, None, content(random.next()), durable).unwrap());
+        }
+        20 => wal.sync().unwrap(),
+        21 => wal.sync_key(key).unwrap(),
+        22 => drop(wal.truncate_before(key, wal.next_index(key).unwrap()).unwrap()),
+        23 => wal.remove_key(key).unwrap(),
+        24 => {
+            clock.advance(Duration::from_secs(3));
+            assert!(wal.compact().unwrap().failures.is_empty());
+        }
+        25 => drop((wal.stats(), wal.segments(key), wal.enumerate_keys().unwrap().count())),
+        26..29 => {
+            let read = last.map(|reference| wal.read_entry_at(reference));
+            assert!(matches!(read, None | Some(Ok(_) | Err(WalError::Expired))), "{read:?}");
+        }
+        _ => {
+            let entries = wal.entries(key).unwrap();
+            let wrong =
+                |entry: &keywal::Result<_>| !matches!(entry, Ok(_) | Err(WalError::Expired));
+            assert!(!entries.map(|entry| entry.map(drop)).any(|entry| wrong(&entry)));
+        }
+    }
+}
+
+#[test]
+fn stress() {
+    let seconds = env_number("KEYWAL_SECONDS").unwrap_or(1);
+    let seed = env_number("KEYWAL_SEED").unwrap_or(1);
+    println!("stress: KEYWAL_SEED={seed}");
+    let progress = Progress::new("stress", "seconds", seconds);
+    let (started, calls) = (Instant::now(), AtomicU64::new(0));
+    for round in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let options = WalOptions::with_retention(Duration::from_secs(10))
+            .clock(clock.clone())
+            .max_open_files(2)
+            .max_segment_bytes(4_096)
+            .max_entry_bytes(1_000);
+        let wal = Wal::new(dir.path(), options.clone()).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (wal, clock, calls) = (&wal, &clock, &calls);
+                scope.spawn(move || {
+                    let mut random = Random(seed ^ (round * THREADS + thread));
+                    let mut last = None;
+                    for _ in 0..100 {
+                        disturb(wal, clock, &mut random, &mut last);
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        wal.shutdown().unwrap();
+        let wal = Wal::new(dir.path(), options).unwrap();
+        assert!(wal.recovery_report().clean && wal.recovery_report().damaged.is_empty());
+        let elapsed = started.elapsed().as_secs();
+        (progress.done()..elapsed.min(seconds))
+            .for_each(|_| progress.step(|| format!("round {round}")));
+        if elapsed >= seconds {
+            break;
+        }
+    }
+    progress.figures(&[("calls", calls.into_inner()), ("seed", seed)], &Failures::default());
 }

@@ -1,11 +1,15 @@
 //! What happens between processes: a second opener, a forked child.
+//!
+//! More rounds: `KEYWAL_ROUNDS=1000 cargo test --release --test processes -- --nocapture`.
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::child;
+use common::progress::Progress;
+use common::{Failures, child, env_number};
 use keywal::{Wal, WalError, WalOptions};
 
 /// Not a test of its own: holds the directory until its input ends.
@@ -29,8 +33,59 @@ fn one_process_at_a_time_has_the_directory() {
     Wal::new(dir.path(), WalOptions::default()).unwrap();
 }
 
+/// Not a test of its own: opens each directory it is told and says whether it got it. Lets go of it when it
+/// is told the next.
+#[test]
+fn contender() {
+    let Some(_) = child::started_as("contender") else { return };
+    let mut held = None;
+    for dir in std::io::stdin().lines() {
+        drop(held.take());
+        match Wal::new(dir.unwrap(), WalOptions::default()) {
+            Ok(wal) => {
+                held = Some(wal);
+                println!("won");
+            }
+            Err(WalError::Locked { .. }) => println!("lost"),
+            Err(error) => println!("failed: {error}"),
+        }
+    }
+}
+
+#[test]
+fn one_of_two_processes_that_open_at_once_gets_the_directory() {
+    let rounds = env_number("KEYWAL_ROUNDS").unwrap_or(50);
+    let dir = tempfile::tempdir().unwrap();
+    let mut contenders = [(); 2].map(|()| {
+        let mut child =
+            child::command("contender", dir.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child.stdin.take().unwrap(), lines, child)
+    });
+    let progress = Progress::new("contenders", "rounds", rounds);
+    for round in 0..rounds {
+        let path = dir.path().join(round.to_string());
+        for (tell, ..) in &mut contenders {
+            writeln!(tell, "{}", path.display()).unwrap();
+        }
+        let answers = contenders.each_mut().map(|(_, lines, _)| {
+            let answer = |line: &String| ["won", "lost", "failed"].iter().any(|a| line.contains(a));
+            lines.map(Result::unwrap).find(answer).unwrap()
+        });
+        let winners = answers.iter().filter(|answer| answer.contains("won")).count();
+        let losers = answers.iter().filter(|answer| answer.contains("lost")).count();
+        assert_eq!((winners, losers), (1, 1), "round {round}: {answers:?}");
+        progress.step(|| "");
+    }
+    progress.figures(&[("rounds", progress.done())], &Failures::default());
+    for (tell, _, mut child) in contenders {
+        drop(tell);
+        child.wait().unwrap();
+    }
+}
+
 mod forked {
-    use super::{Wal, WalError, WalOptions};
+    use super::{Failures, Progress, Wal, WalError, WalOptions, env_number};
 
     unsafe extern "C" {
         fn fork() -> i32;
@@ -40,6 +95,16 @@ mod forked {
 
     #[test]
     fn a_forked_child_may_not_write() {
+        let rounds = env_number("KEYWAL_ROUNDS").unwrap_or(3);
+        let progress = Progress::new("forks", "rounds", rounds);
+        for _ in 0..rounds {
+            fork_while_open();
+            progress.step(|| "");
+        }
+        progress.figures(&[("rounds", progress.done())], &Failures::default());
+    }
+
+    fn fork_while_open() {
         let dir = tempfile::tempdir().unwrap();
         let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
         wal.append_entry("k", None, "parent", false).unwrap();
