@@ -676,3 +676,19 @@ fn a_damaged_header_costs_no_other_segment() {
     wal.shutdown().unwrap();
     assert_eq!(contents(&open_small(&sim), "k"), ["again"]);
 }
+
+/// A creation that fails takes its file back, and nobody synced that: after a shutdown and a power cut the
+/// file was there again, and counted as added while the directory was closed.
+#[test]
+fn a_failed_creation_does_not_come_back_after_a_shutdown() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    fail(&sim, CallKind::Write, 0, FaultKind::Error(ENOSPC), SEGMENT);
+    assert!(wal.append_entry("k", None, "x", false).is_err());
+    wal.shutdown().unwrap();
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, choice| {
+        let wal = open(&SimDir::from_image(image, 2));
+        let report = wal.recovery_report();
+        assert!(report.clean && report.damaged.is_empty(), "{choice}: {report:?}");
+    });
+}

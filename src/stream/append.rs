@@ -323,7 +323,11 @@ impl Stream {
                     store.sync_names(store.name_changed())?;
                     writer.highest = header.sequence;
                 }
-                Err(CreateError::Wal(error)) => return Err(error),
+                Err(CreateError::Wal(error)) => {
+                    // The name may have come and gone, and could come back.
+                    store.name_changed();
+                    return Err(error);
+                }
                 Err(CreateError::Debris(error)) => {
                     writer.highest = header.sequence;
                     writer.phase = Phase::Stuck;
