@@ -221,7 +221,7 @@ fn disturb(wal: &Wal, clock: &ManualClock, random: &mut Random, last: &mut Optio
         _ => {
             let entries = wal.entries(key).unwrap();
             let wrong =
-                |entry: &keywal::Result<_>| !matches!(entry, Ok(_) | Err(WalError::Expired));
+                |entry: &keywal::Result<_>| !matches!(entry, Ok(()) | Err(WalError::Expired));
             assert!(!entries.map(|entry| entry.map(drop)).any(|entry| wrong(&entry)));
         }
     }

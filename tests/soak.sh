@@ -36,6 +36,9 @@ runs=(
     "powercut-eio   200 disks of each that fail writes, as root: 1 minute"
     "fuzz      each of four fuzzers for KEYWAL_FUZZ_SECONDS: 2 hours"
     "miri      what Miri can run of the tests: some minutes"
+    "races     1,000 rounds of openers, forks, moved directories, planted files: some minutes"
+    "schedules every schedule of the sync gate, 1,000,000 of a whole log: half an hour"
+    "tsan      ten minutes of stress under ThreadSanitizer; needs nightly and its rust-src"
     "planted   planted bugs, each of which has to be caught: some minutes"
 )
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
@@ -67,6 +70,30 @@ miri() {
         --skip any_one_bad_sector --skip garbling --skip samples_can --skip removed_name
     cargo +nightly miri test --test found -- --exact \
         a_batch_that_was_refused_never_comes_back a_key_is_found_again_whatever_the_compiler
+races() {
+    export KEYWAL_ROUNDS=${KEYWAL_ROUNDS:-1000}
+    test_run races
+    KEYWAL_KILLS=1 test_run processes
+    test_run concurrency race_to_create
+}
+schedules() {
+    RUSTFLAGS="--cfg keywal_loom" test_run schedules
+    KEYWAL_SCHEDULES=${KEYWAL_SCHEDULES:-1000000} RUSTFLAGS="--cfg keywal_shuttle" test_run schedules
+}
+tsan() {
+    local folder reports
+    folder=$(mktemp -d)
+    TSAN_OPTIONS="exitcode=0 log_path=$folder/report" RUSTFLAGS="-Zsanitizer=thread" \
+        KEYWAL_SECONDS=${KEYWAL_SECONDS:-600} cargo +nightly test -Zbuild-std \
+        --target "$(rustc -vV | sed -n 's/^host: //p')" --release --quiet --test concurrency stress -- --nocapture |
+        tee "$folder/output"
+    reports=$(find "$folder" -name 'report.*' -exec cat {} + | grep -c "WARNING: ThreadSanitizer" || true)
+    sed -n "s/^figures run=stress \(.*\)/figures run=tsan \1 reports=$reports/p" "$folder/output"
+    if ((reports > 0)); then
+        cat "$folder"/report.*
+        return 1
+    fi
+    rm -r "$folder"
 }
 planted() { tests/planted.sh; }
 

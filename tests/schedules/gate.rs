@@ -90,7 +90,7 @@ fn explore(threads: usize, entries: usize, fails: u64, poisoned: bool) -> u64 {
     let schedules = Arc::new(Untracked::new(0));
     let counter = Arc::clone(&schedules);
     let mut model = Builder::new();
-    model.preemption_bound = (threads > 2).then_some(2);
+    model.preemption_bound = (threads > 2).then_some(4);
     model.check(move || {
         counter.fetch_add(1, Relaxed);
         let file = Arc::new(File::new(fails));
@@ -101,14 +101,14 @@ fn explore(threads: usize, entries: usize, fails: u64, poisoned: bool) -> u64 {
                 thread::spawn(move || log(&file))
             })
             .collect();
-        let poisoner = poisoned.then(|| {
+        let last = poisoned.then(|| {
             let file = Arc::clone(&file);
             thread::spawn(move || file.gate.poison())
         });
         let mut results = log(&file);
         results.extend(others.into_iter().flat_map(|other| other.join().unwrap()));
-        if let Some(poisoner) = poisoner {
-            poisoner.join().unwrap();
+        if let Some(last) = last {
+            last.join().unwrap();
         }
         let failed = file.syncs.load(Relaxed) == fails;
         let told = results.iter().filter(|result| matches!(result, Err(SyncError::Failed(_))));
