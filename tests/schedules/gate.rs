@@ -1,5 +1,5 @@
 //! The sync gate under loom: every schedule of two threads, and of three every one in which a thread is
-//! interrupted twice at most, not counting where it has to wait.
+//! interrupted four times at most, not counting where it has to wait.
 
 use std::io;
 use std::sync::Arc;
