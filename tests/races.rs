@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, abort};
@@ -38,7 +39,8 @@ fn rounds(name: &'static str, everyday: u64, round: impl Fn(u64) -> Check + Send
     let failures = Failures::default();
     for number in 0..rounds {
         let Ok(result) = wait.recv_timeout(PATIENCE) else {
-            eprintln!("{name}: round {number} hangs");
+            // Not through `eprintln`: what a test captures goes with the process.
+            let _ = writeln!(std::io::stderr(), "{name}: round {number} hangs");
             abort();
         };
         if let Err(text) = result {
