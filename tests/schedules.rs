@@ -3,7 +3,7 @@
 //! Two checkers, each in a build of its own; `tests/soak.sh schedules` runs both:
 //!
 //! * `--cfg keywal_loom`: the sync gate alone, every schedule of a few threads and every order in which
-//!   memory may show their accesses.
+//!   memory may show their accesses; `KEYWAL_MODELS` runs the first so many cases.
 //! * `--cfg keywal_shuttle`: a whole `Wal` on the simulated file system, `KEYWAL_SCHEDULES` schedules
 //!   drawn at random. `KEYWAL_SEED` draws others. A failure prints what to set `KEYWAL_SCHEDULE` to
 //!   so that this one schedule runs again.
