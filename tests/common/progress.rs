@@ -14,6 +14,8 @@ const EVERY: Duration = Duration::from_secs(5);
 pub struct Progress {
     run: String,
     unit: &'static str,
+    /// Read at the start: the tree may go on meanwhile.
+    commit: String,
     total: AtomicU64,
     done: AtomicU64,
     started: Instant,
@@ -26,7 +28,15 @@ impl Progress {
     pub fn new(run: impl Into<String>, unit: &'static str, total: u64) -> Self {
         let due_ms = AtomicU64::new(millis(EVERY));
         let (done, total) = (AtomicU64::new(0), AtomicU64::new(total));
-        Self { run: run.into(), unit, total, done, started: Instant::now(), due_ms }
+        Self {
+            run: run.into(),
+            unit,
+            commit: commit(),
+            total,
+            done,
+            started: Instant::now(),
+            due_ms,
+        }
     }
 
     /// Units done so far.
@@ -69,7 +79,7 @@ impl Progress {
     /// The last line of a run, and the only one a machine needs: `figures run=.. commit=.. name=value..`.
     pub fn figures(&self, numbers: &[(&str, u64)], failures: &Failures) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let mut line = format!("figures run={} commit={}", self.run, commit());
+        let mut line = format!("figures run={} commit={}", self.run, self.commit);
         for (name, value) in numbers {
             let _ = write!(line, " {name}={value}");
         }
