@@ -160,7 +160,8 @@ impl Wal {
     // ---- the end ----
 
     /// Syncs everything, leaves the directory so that the next open need not check it, and releases
-    /// it. The data stays. Every later call on this `Wal` answers [`Closed`](WalError::Closed).
+    /// it. The data stays. Every later call on this `Wal` answers [`Closed`](WalError::Closed). If the
+    /// creation or removal of a file could be neither done nor undone, the next open does check it.
     ///
     /// Dropping a `Wal` without this loses nothing either: the next open takes longer.
     ///

@@ -8,51 +8,66 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-test_run() { cargo test --release --quiet --test "$@" -- --nocapture; }
-
-# Each run: a function, and a line here that says what it does.
+# Each run: a function, and a line here that says what it does and how long it takes on two cores.
 runs=(
-    "model      100,000 random cases, and one of 1,000,000 operations, against a map of vectors"
-    "large      segments of 4 GiB"
-    "crash      every crash of every sequence of up to 4 operations (KEYWAL_CRASH_LEN)"
-    "crash-core of up to 5 core operations: those that every log has, and retention"
-    "crash-long random sequences of all operations, until 100,000,000 states are checked"
-    "faults     every call fails in every way, then the power"
-    "bitrot     every bit of a sample directory flipped"
-    "kills      10,000 times kill -9"
-    "planted    planted bugs, each of which has to be caught"
-    "model     100,000 random cases against a map of vectors: 1 minute"
-    "crash     every crash of every sequence of up to 4 operations: some minutes"
-    "faults    every call fails in every way: 1 minute"
-    "bitrot    every damage to two sample directories, each bit flipped: some minutes"
-    "full-disk a tmpfs and an ext4 filled 1,000 times, needs root: some minutes"
-    "kills     10,000 times kill -9: some minutes"
-    "powercut-ext4  10,000 power cuts on a real ext4, as root: 20 minutes"
-    "powercut-xfs   500 power cuts on a real XFS, as root: 2 minutes"
-    "powercut-eio   200 disks of each that fail writes, as root: 2 minutes"
-    "kills     10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
-    "powercut-ext4  10,000 power cuts on a real ext4, as root: 10 minutes"
+    "model          100,000 random cases and one of 1,000,000 operations, against a map of vectors: 2 minutes"
+    "large          segments of 4 GiB: 1 minute"
+    "crash          every crash of every sequence of up to 5 operations: 10 minutes"
+    "crash-core     the same of the operations that every log has, and retention: 2 minutes"
+    "crash-tight    every crash of up to 4 operations on colliding keys under tight limits: 10 minutes"
+    "crash-long     crashes of long random sequences, until there were 100,000,000: 2 hours"
+    "faults         every call fails in every way, then the power: 3 minutes"
+    "bitrot         every bit of two directories flipped, and other damage: 5 minutes"
+    "kills          10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
+    "races          1,000 rounds of openers, forks, moved directories, planted files: 6 minutes"
+    "full-disk      a tmpfs and an ext4 filled 1,000 times, as root: 8 minutes"
+    "powercut-ext4  10,000 power cuts on a real ext4, as root: 2 minutes"
     "powercut-xfs   500 power cuts on a real XFS, as root: 1 minute"
     "powercut-eio   200 disks of each that fail writes, as root: 1 minute"
-    "fuzz      each of four fuzzers for KEYWAL_FUZZ_SECONDS: 2 hours"
-    "miri      what Miri can run of the tests: some minutes"
-    "races     1,000 rounds of openers, forks, moved directories, planted files: some minutes"
-    "schedules every schedule of the sync gate, 1,000,000 of a whole log: half an hour"
-    "tsan      ten minutes of stress under ThreadSanitizer; needs nightly and its rust-src"
-    "planted   planted bugs, each of which has to be caught: some minutes"
+    "schedules      every schedule of the sync gate, 1,000,000 of a whole log: 12 minutes"
+    "tsan           ten minutes of stress under ThreadSanitizer; needs nightly and its rust-src"
+    "miri           what Miri can run of the tests; needs nightly: 10 minutes"
+    "fuzz           each of four fuzzers for KEYWAL_FUZZ_SECONDS; needs nightly: 2 hours"
+    "planted        planted bugs, each of which has to be caught: 6 minutes"
+    "mutants        every small change of five modules has to be caught: hours"
+    "coverage       lines and regions that the tests reach; needs nightly: 10 minutes"
 )
+
+test_run() { cargo test --release --quiet --test "$@" -- --nocapture; }
+
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
 large() { test_run large; }
-crash() { KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} test_run crash every_crash_of_every_short; }
-crash-core() { KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} test_run crash core_operations; }
+
+crash() {
+    KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-5} \
+        test_run crash every_crash_of_every_short
+}
+# The test goes one further than KEYWAL_CRASH_LEN, as there are fewer operations.
+crash-core() {
+    KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-4} \
+        test_run crash core_operations
+}
+# The test goes one less far, as no sequence is another one's mirror image.
+crash-tight() {
+    KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-5} \
+        test_run crash tight_limits
+}
+# Half of them under tight limits.
 crash-long() {
     KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} \
         KEYWAL_CRASH_STATES=${KEYWAL_CRASH_STATES:-50000000} test_run crash long_random
 }
 faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }
+
+kills() { TMPDIR=${TMPDIR:-/dev/shm} KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run kills; }
+races() {
+    export KEYWAL_ROUNDS=${KEYWAL_ROUNDS:-1000}
+    test_run races
+    test_run processes
+    test_run concurrency race_to_create
+}
 full-disk() { KEYWAL_CYCLES=${KEYWAL_CYCLES:-1000} test_run full_disk; }
-kills() { KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run processes; }
 powercut() {
     cargo run --release --quiet --manifest-path tests/powercut/Cargo.toml \
         --target-dir "${CARGO_TARGET_DIR:-target}/powercut" -- "$1"
@@ -60,22 +75,7 @@ powercut() {
 powercut-ext4() { powercut ext4; }
 powercut-xfs() { powercut xfs; }
 powercut-eio() { powercut eio; }
-kills() { TMPDIR=${TMPDIR:-/dev/shm} KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run kills; }
-fuzz() { tests/fuzz.sh; }
-# Miri takes a thousand times as long, and has no real files: parsers, the sync gate, retention, the easier
-# tests of the simulated file system, and a log on that, from its opening to its last read.
-miri() {
-    export MIRIFLAGS=-Zmiri-disable-isolation
-    cargo +nightly miri test --lib -- \
-        --skip any_one_bad_sector --skip garbling --skip samples_can --skip removed_name
-    cargo +nightly miri test --test found -- --exact \
-        a_batch_that_was_refused_never_comes_back a_key_is_found_again_whatever_the_compiler
-races() {
-    export KEYWAL_ROUNDS=${KEYWAL_ROUNDS:-1000}
-    test_run races
-    KEYWAL_KILLS=1 test_run processes
-    test_run concurrency race_to_create
-}
+
 schedules() {
     RUSTFLAGS="--cfg keywal_loom" test_run schedules
     KEYWAL_SCHEDULES=${KEYWAL_SCHEDULES:-1000000} RUSTFLAGS="--cfg keywal_shuttle" test_run schedules
@@ -95,7 +95,37 @@ tsan() {
     fi
     rm -r "$folder"
 }
+# Miri takes a thousand times as long, and has no real files: parsers, the sync gate, retention, the easier
+# tests of the simulated file system, and a log on that, from its opening to its last read.
+miri() {
+    export MIRIFLAGS=-Zmiri-disable-isolation
+    cargo +nightly miri test --lib -- \
+        --skip any_one_bad_sector --skip garbling --skip samples_can --skip removed_name
+    cargo +nightly miri test --test found -- --exact \
+        a_batch_that_was_refused_never_comes_back a_key_is_found_again_whatever_the_compiler
+}
+
+fuzz() { tests/fuzz.sh; }
 planted() { tests/planted.sh; }
+# First the tests that are done in seconds, and the whole suite for what they let through.
+mutants() {
+    command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+    local modules=(-f src/format.rs -f 'src/format/*.rs' -f src/scan.rs -f src/recovery.rs -f src/sync.rs
+        -f src/retention.rs)
+    KEYWAL_CRASH_LEN=1 KEYWAL_CRASH_STATES=300 cargo mutants --profile mutants "${modules[@]}" \
+        --timeout 100 -o target/mutants-quick -- --lib --test found --test format --test crash --test bad_days ||
+        true
+    cp target/mutants-quick/mutants.out/missed.txt target/mutants-missed
+    local missed=()
+    while IFS= read -r mutant; do
+        missed+=(-F "$(sed 's/[][(){}.*+?^$|\\]/\\&/g; s/^[^:]*:[0-9]*:[0-9]*: //' <<<"$mutant")")
+    done <target/mutants-missed
+    cargo mutants --profile mutants "${modules[@]}" "${missed[@]}" --timeout 300 -o target/mutants-whole
+}
+coverage() {
+    command -v cargo-llvm-cov >/dev/null || cargo install --locked cargo-llvm-cov
+    cargo +nightly llvm-cov --branch --ignore-filename-regex 'tests/|fs/sim'
+}
 
 if [[ $# == 0 ]]; then
     printf '%s\n' "${runs[@]}"

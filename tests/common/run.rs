@@ -275,15 +275,19 @@ impl Run {
     fn sync(&mut self) -> Check<Result<(), WalError>> {
         let result = self.wal()?.sync();
         if result.is_ok() {
-            let poisoned = self.sync_failed || self.poisoned.contains(&true);
-            let lost = poisoned && self.keys.iter().any(|key| key.durable < key.count());
-            ensure!(!lost, "sync after a failed sync is acknowledged");
+            ensure!(!self.may_have_lost(), "sync after a failed sync is acknowledged");
             for model in &mut self.keys {
                 model.durable = model.count();
             }
         }
         self.sync_failed |= result.as_ref().is_err_and(is_sync_error);
         Ok(result)
+    }
+
+    /// Whether a sync has failed that some entry was waiting for.
+    fn may_have_lost(&self) -> bool {
+        let mut keys = self.keys.iter().zip(&self.poisoned);
+        keys.any(|(key, poisoned)| (self.sync_failed || *poisoned) && key.durable < key.count())
     }
 
     fn truncate(&mut self, key: usize) -> Check<Result<(), WalError>> {
@@ -340,9 +344,7 @@ impl Run {
         let closed = self.wal.as_ref().map(Wal::shutdown).transpose();
         let was_open = self.wal.take().is_some();
         if closed.is_ok() && was_open {
-            let failed = self.sync_failed || self.poisoned.contains(&true);
-            let lost = failed && self.keys.iter().any(|key| key.durable < key.count());
-            ensure!(!lost, "shutdown after a failed sync is acknowledged");
+            ensure!(!self.may_have_lost(), "shutdown after a failed sync is acknowledged");
             for model in &mut self.keys {
                 model.durable = model.count();
             }
@@ -354,7 +356,9 @@ impl Run {
             Ok(wal) => wal,
             Err(error) => return Ok(Err(error)),
         };
-        let clean = closed.is_ok() && was_open;
+        // A key whose creation or removal was cut off half-way has to be looked at.
+        let stuck = self.poisoned.contains(&true) || self.keys.iter().any(|key| key.maybe_removed);
+        let clean = closed.is_ok() && was_open && !stuck;
         ensure!(!clean || opened.recovery_report().clean, "not clean after a shutdown");
         self.recovered(opened)?;
         Ok(closed.map(drop))
