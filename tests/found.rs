@@ -692,3 +692,27 @@ fn a_failed_creation_does_not_come_back_after_a_shutdown() {
         assert!(report.clean && report.damaged.is_empty(), "{choice}: {report:?}");
     });
 }
+
+/// Backwards, the entries before two lost segments in a row were not returned.
+#[test]
+fn two_lost_segments_in_a_row_hide_nothing_before_them() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    for n in 0..4 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    for number in ["0002", "0003"] {
+        image.set(&SEGMENT.replace("0001", number), vec![0; 4_000]);
+    }
+    let wal = open_small(&SimDir::from_image(&image, 2));
+    let forwards: Vec<_> = wal.entries("k").unwrap().map(|entry| entry.ok()).collect();
+    let mut backwards: Vec<_> = wal.entries("k").unwrap().rev().map(|entry| entry.ok()).collect();
+    backwards.reverse();
+    for found in [forwards, backwards] {
+        let indexes: Vec<_> = found.iter().flatten().map(|entry| entry.index).collect();
+        assert_eq!(indexes, [0, 3]);
+        assert!(found.contains(&None), "damage passed over in silence");
+    }
+}

@@ -75,8 +75,9 @@ impl Stream {
             match self.segment(store, *sequence) {
                 Ok(segment) => {
                     let present = Present::of(&segment);
-                    // What a lost segment held is what its neighbours do not.
-                    if let Some(Node::Lost(lost)) = chain.nodes.last_mut() {
+                    // What lost segments held is what their neighbours do not.
+                    for node in chain.nodes.iter_mut().rev() {
+                        let Node::Lost(lost) = node else { break };
                         lost.first_index = present.next_index;
                     }
                     chain.nodes.push(Node::Present(present));
