@@ -288,7 +288,13 @@
 //!   can forge entries. Sign or encrypt above the log if that matters.
 //! - **Deletion is not erasure.** What `compact`, `remove_key` and `destroy` remove may still be found on
 //!   the disk.
-//! - **The last synced batch** of a key, if damage hits it after an unclean stop: see *Honest limit*.
+//! - **The last synced batch** of a key, if damage hits it after an unclean stop: see *Honest limit*. A
+//!   newest segment that somebody cuts off, or that is zeroed to its end, may lose more: nothing is left
+//!   behind the damage that could tell.
+//! - **Space from a disk without a free block.** `compact` and `truncate_before` drop all that needs no
+//!   successor; `remove_key` needs room for a note that the key is removed.
+//! - **Limits of file size** (`RLIMIT_FSIZE`): a process dies of `SIGXFSZ` unless it ignores that signal,
+//!   and then gets [`StorageFull`](WalError::StorageFull). Nothing is lost either way.
 //! - **Files that somebody removed.** A missing segment with a newer one behind it is reported. After an
 //!   unclean stop, a missing newest segment, or a key of which every file is missing, cannot be noticed;
 //!   references into it may then meet newer entries. After a clean shutdown the report says that files
