@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use crate::error::{Result, WalError};
 use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
-use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
+use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
@@ -110,6 +110,7 @@ impl Listing {
         let streams = Streams::default();
         for (hash, mut labels) in self.by_hash {
             let mut label = labels.keys().next().cloned().unwrap_or_default();
+            let mut claims = BTreeMap::new();
             if labels.len() > 1 {
                 let mut best = Claim::None;
                 for (candidate, sequences) in &labels {
@@ -117,10 +118,18 @@ impl Listing {
                     if claim > best {
                         (best, label) = (claim, candidate.clone());
                     }
+                    claims.insert(candidate.clone(), claim);
                 }
             }
             let mut sequences = labels.remove(&label).unwrap_or_default();
             for (other, sequences) in labels {
+                if claims.get(&other) == Some(&Claim::Removed) {
+                    continue;
+                }
+                if store.past == Past::Unclean {
+                    // When this key is removed, they may be all that is left of its hash.
+                    store.interrupted.fetch_add(len_u64(sequences.len()), Ordering::Relaxed);
+                }
                 for sequence in sequences {
                     let name = SegmentId { key_hash: hash, sequence }.file_name(&other);
                     let path = store.dir.path().join(name);

@@ -716,3 +716,26 @@ fn two_lost_segments_in_a_row_hide_nothing_before_them() {
         assert!(found.contains(&None), "damage passed over in silence");
     }
 }
+
+/// Of a key that was removed, a cut-off creation was left. The key that then took its hash hid it, and once
+/// that one was removed and the log shut down, it counted as damage.
+#[test]
+fn what_a_hidden_label_left_is_no_damage_once_the_other_key_is_gone() {
+    let (sim, wal) = fresh();
+    wal.append_entry(TWINS[0], None, "x", true).unwrap();
+    let name = sim.image().files().map(|(name, _)| name.to_owned()).find(|name| name.contains('-'));
+    let mut image = sim.durable_image();
+    image.set(&name.unwrap().replace("-0001", "-0002"), []);
+    let sim = SimDir::from_image(&image, 2);
+    let wal = open(&sim);
+    wal.remove_key(TWINS[0]).unwrap();
+    wal.append_entry(TWINS[1], None, "y", true).unwrap();
+    drop(wal);
+    let wal = open(&sim);
+    wal.remove_key(TWINS[1]).unwrap();
+    wal.shutdown().unwrap();
+    let wal = open(&sim);
+    assert!(wal.recovery_report().clean);
+    let keys = wal.enumerate_keys().unwrap();
+    assert_eq!((keys.unreadable(), keys.count()), (0, 0));
+}

@@ -280,8 +280,24 @@ impl Run {
                 model.durable = model.count();
             }
         }
-        self.sync_failed |= result.as_ref().is_err_and(is_sync_error);
+        if let Err(error) = &result {
+            self.note_failed_sync(error);
+        }
         Ok(result)
+    }
+
+    /// A sync of everything failed: of one key, if the error names a segment of it.
+    fn note_failed_sync(&mut self, error: &WalError) {
+        let (WalError::Io { path, .. } | WalError::Poisoned { path }) = error else { return };
+        let is_of = |name: &&[u8]| {
+            let segments = self.wal.as_ref().map(|wal| wal.segments(name));
+            let segments = segments.and_then(Result::ok).unwrap_or_default();
+            segments.iter().any(|segment| segment.path == *path)
+        };
+        match self.setup.keys.iter().position(is_of) {
+            Some(key) => self.poisoned[key] |= is_sync_error(error),
+            None => self.sync_failed |= is_sync_error(error),
+        }
     }
 
     /// Whether a sync has failed that some entry was waiting for.
