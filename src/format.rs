@@ -136,7 +136,7 @@
 //! | 16 | 8 | generation |
 //! | 24 | 8 | `directory_id` |
 //! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention |
-//! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: 0 if no interrupted creations (section 6) lie about, else how often any were met |
+//! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: the files known to be interrupted creations (section 6); bit `mix(FNV-1a(file name)) % 64` is set for each |
 //! | 48 | 8 | number of segment files, going by their names alone; meaningful with `CLEAN` |
 //! | 56 | 8 | digest of the same files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
 //! | 64 | 60 | zero |
@@ -158,8 +158,8 @@
 //! A last segment without any valid header, or shorter than its `frames_start`, is a creation that a
 //! crash cut off: it counts as absent, and its number stays used. The file stays, so that it may later
 //! stand between two segments, the newer of which names the older one, or before all of them. As the
-//! last segment of a directory that `META` says was closed, it is damage, unless `META` counts such
-//! creations as `interrupted`.
+//! last segment of a directory that `META` says was closed, it is damage, unless its bit in `interrupted`
+//! is set. (So one in 64 damaged ones passes for each interrupted creation that lies about.)
 
 #![warn(
     clippy::unwrap_used,

@@ -14,13 +14,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use crate::error::{Result, WalError};
 use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
-use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full};
+use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
@@ -126,12 +127,12 @@ impl Listing {
                 if claims.get(&other) == Some(&Claim::Removed) {
                     continue;
                 }
-                if store.past == Past::Unclean {
-                    // When this key is removed, they may be all that is left of its hash.
-                    store.interrupted.fetch_add(len_u64(sequences.len()), Ordering::Relaxed);
-                }
                 for sequence in sequences {
                     let name = SegmentId { key_hash: hash, sequence }.file_name(&other);
+                    if store.past == Past::Unclean {
+                        // When this key is removed, it may be all that is left of its hash.
+                        store.note_interrupted(&name);
+                    }
                     let path = store.dir.path().join(name);
                     let what = "the label does not belong to the key".to_owned();
                     RecoveryReport::note(
@@ -327,6 +328,15 @@ fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> R
             findings.report(report);
         }
     }
+    for stream in &all {
+        let lost = streams.fill_the_way_to(stream);
+        if lost > 0 {
+            let path =
+                stream.newest(store)?.map_or_else(PathBuf::new, |newest| newest.path.clone());
+            let what = format!("all files of {lost} keys with nearly the same hash are missing");
+            RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
+        }
+    }
     // A segment that is lost with its name had at most the number after the last one that is left. This
     // has to survive before anything that tells of the old numbers goes.
     store
@@ -348,7 +358,7 @@ fn finish_removal(
     stream.finish_removal(store, sequences)?;
     if let Some(tombstone) = sequences.last().filter(|_| !streams.next_is_taken(stream.hash)) {
         stream.unlink_tombstone(store, *tombstone)?;
-        streams.forget(stream);
+        streams.forget(stream, 0);
     }
     Ok(())
 }

@@ -405,8 +405,12 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
     while let Some(step) = walk.next(file)? {
         match step.dense(&tail, damaged) {
             Step::Frame(frame) => {
+                let mut before = tail;
+                if damaged {
+                    before.end = frame.offset;
+                    before.count = frame.header.index;
+                }
                 damaged = false;
-                let before = tail;
                 tail = Tail::behind(&frame);
                 if frame.header.flags.has(FrameFlags::CONTINUES) {
                     before_batch.get_or_insert(before);
@@ -418,6 +422,11 @@ fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> i
                 }
             }
             Step::Damage(damage) if damage.from >= durable => {
+                if damaged {
+                    // What was lost before it ends here.
+                    tail.end = damage.from;
+                    tail.count = damage.header.map_or(tail.count, |header| header.index);
+                }
                 let bytes = damage.to.saturating_sub(damage.from);
                 if damage.zeros {
                     found.zero_bytes = bytes;

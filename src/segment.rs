@@ -190,7 +190,7 @@ impl Segment {
             Err(FormatError::Newer(version)) => {
                 return Err(WalError::UnsupportedVersion { path, version }.into());
             }
-            Err(_) => return Err(OpenError::Header("no valid file header")),
+            Err(_) => return Err(OpenError::Header(NO_HEADER)),
         };
         if header.directory_id != directory_id {
             return Err(OpenError::Header("the file belongs to another directory"));
@@ -445,6 +445,9 @@ impl Segment {
         }
     }
 }
+
+/// Why a file is no segment, as a creation that was cut off looks.
+pub(crate) const NO_HEADER: &str = "no valid file header";
 
 /// The header of a file, read in one call in nearly every case. A file that ends before its frames would
 /// start has none: that is how a creation that was cut off looks.

@@ -10,7 +10,7 @@ use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
-use crate::format::{Meta, SLOT_OFFSETS};
+use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
 use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +39,7 @@ pub(crate) struct Store {
     pub(crate) counters: Counters,
     pub(crate) chains: ChainCache,
     pub(crate) lost_tails: LostTails,
-    /// How often creations cut off by a crash have been met.
+    /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
@@ -116,6 +116,18 @@ impl Store {
             .max()
             .unwrap_or(0)
             .max(valid)
+    }
+
+    // ---- interrupted creations ----
+
+    /// Notes a file that a cut-off creation has left.
+    pub(crate) fn note_interrupted(&self, file_name: &str) {
+        self.interrupted.fetch_or(interrupted_bit(file_name), Ordering::Relaxed);
+    }
+
+    /// Whether this file may have been noted. One in 64 that was not passes for each one that was.
+    pub(crate) fn may_be_interrupted(&self, file_name: &str) -> bool {
+        self.interrupted.load(Ordering::Relaxed) & interrupted_bit(file_name) != 0
     }
 
     // ---- names ----
@@ -203,6 +215,11 @@ impl LostTails {
     pub(crate) fn remove(&self, key_hash: u64) -> Option<LostTail> {
         self.lock().remove(&key_hash)
     }
+}
+
+/// The bit of `Meta::interrupted` that stands for a file.
+fn interrupted_bit(file_name: &str) -> u64 {
+    1 << (mix(key_hash(file_name.as_bytes())) % 64)
 }
 
 /// So many numbers at most are passed over because of creations that failed.

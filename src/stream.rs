@@ -148,6 +148,11 @@ impl Stream {
         }
     }
 
+    /// A place that no key has, though files with this hash were there.
+    pub(crate) fn nobodys(hash: u64, highest: u32) -> Self {
+        Self { owner: OnceLock::from(None), ..Self::new(hash, &[], highest) }
+    }
+
     /// The key; `None` if the stream is not loaded, or belongs to nobody.
     pub(crate) fn key(&self) -> Option<&[u8]> {
         self.owner.get()?.as_deref()

@@ -12,13 +12,16 @@ use std::sync::{Arc, PoisonError};
 
 use ahash::{AHasher, RandomState};
 
-use crate::error::Result;
+use crate::error::{Result, WalError};
 use crate::format::key_hash;
 use crate::primitives::{RwLock, RwLockReadGuard, RwLockWriteGuard, yield_now};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 
 const SHARDS: usize = 16;
+
+/// A key whose place is farther from its hash than this is not put there by us.
+const MAX_STEPS: u64 = 1 << 16;
 
 type Shard = HashSet<ByHash, Alike>;
 
@@ -102,14 +105,20 @@ impl Streams {
     /// The loaded stream of `key`, or `None` if there is none.
     pub(crate) fn find(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);
+        let mut damaged = None;
         while let Some(stream) = self.by_hash(hash) {
-            stream.ensure_loaded(store)?;
-            if stream.key() == Some(key) {
-                return Ok(Some(stream));
+            match stream.ensure_loaded(store) {
+                Ok(()) if stream.key() == Some(key) => return Ok(Some(stream)),
+                Ok(()) => {}
+                // Whose it was is not known: maybe not this key's.
+                Err(error @ WalError::Corrupted { .. }) => {
+                    damaged.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
             hash = hash.wrapping_add(1);
         }
-        Ok(None)
+        damaged.map_or(Ok(None), Err)
     }
 
     /// The loaded stream of `key`, a new and empty one if there is none.
@@ -174,8 +183,28 @@ impl Streams {
         self.read(next).contains(&next)
     }
 
-    /// Takes a stream that has no segments out of the map. Its writer lock is held.
-    pub(crate) fn forget(&self, stream: &Stream) {
-        self.write(stream.hash).remove(&stream.hash);
+    /// Takes a stream that has no segments out of the map. Its writer lock is held. `highest`: of the
+    /// numbers that files with its hash have used; if there is any, the place stays, as nobody's.
+    pub(crate) fn forget(&self, stream: &Stream, highest: u32) {
+        let mut shard = self.write(stream.hash);
+        if highest > 0 {
+            shard.replace(ByHash(Arc::new(Stream::nobodys(stream.hash, highest))));
+        } else {
+            shard.remove(&stream.hash);
+        }
+    }
+
+    /// Fills the places on the way to a stream that nobody has: their files are lost, and the stream
+    /// would not be found. Returns how many there were.
+    pub(crate) fn fill_the_way_to(&self, stream: &Stream) -> u64 {
+        let Some(key) = stream.key() else { return 0 };
+        let start = key_hash(key);
+        let steps = stream.hash.wrapping_sub(start);
+        if steps > MAX_STEPS {
+            return 0;
+        }
+        let places = (0..steps).map(|step| start.wrapping_add(step));
+        let lost = places.filter(|hash| self.by_hash(*hash).is_none());
+        lost.map(|hash| self.insert(Stream::nobodys(hash, 0))).count() as u64
     }
 }

@@ -707,8 +707,8 @@ fn two_lost_segments_in_a_row_hide_nothing_before_them() {
         image.set(&SEGMENT.replace("0001", number), vec![0; 4_000]);
     }
     let wal = open_small(&SimDir::from_image(&image, 2));
-    let forwards: Vec<_> = wal.entries("k").unwrap().map(|entry| entry.ok()).collect();
-    let mut backwards: Vec<_> = wal.entries("k").unwrap().rev().map(|entry| entry.ok()).collect();
+    let forwards: Vec<_> = wal.entries("k").unwrap().map(Result::ok).collect();
+    let mut backwards: Vec<_> = wal.entries("k").unwrap().rev().map(Result::ok).collect();
     backwards.reverse();
     for found in [forwards, backwards] {
         let indexes: Vec<_> = found.iter().flatten().map(|entry| entry.index).collect();

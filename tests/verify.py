@@ -160,7 +160,8 @@ def link(segments, meta):
     chain = []
     while segments and segments[-1].header is None:
         s = segments.pop()
-        kind = "damage" if meta.clean and not meta.interrupted else "note"
+        known = meta.interrupted >> mix(fnv1a(s.name.encode())) % 64 & 1
+        kind = "damage" if meta.clean and not known else "note"
         find(kind, s.name, 0, "no whole header: an interrupted creation")
     removed = [at for at, s in enumerate(segments) if s.header and s.header.removed]
     older = segments[removed[-1] + 1:] if removed else segments

@@ -162,22 +162,26 @@ pub(crate) fn find_header(
         Ok(header) if belongs(header) => return first,
         _ => {}
     }
+    let mut found = first;
     let mut at = COPY_ALIGN_BYTES;
     while at <= MAX_COPY_OFFSET {
         let Some(rest) = bytes.get(at..) else { break };
-        let copy = FileHeader::from_bytes(rest);
-        // Where a copy may stand depends on its length: this drops copies inside payloads.
-        let in_place = |header: &FileHeader| {
-            header.header_bytes().next_multiple_of(COPY_ALIGN_BYTES) == at
-                && (first.is_err() || belongs(header))
-        };
-        match copy {
-            Ok(header) if in_place(&header) => return Ok(header),
-            Err(FormatError::Newer(_)) => return copy,
-            _ => at = at.saturating_add(COPY_ALIGN_BYTES),
+        match FileHeader::from_bytes(rest) {
+            // Where a copy may stand depends on its length: this drops copies inside payloads.
+            Ok(header) if header.header_bytes().next_multiple_of(COPY_ALIGN_BYTES) == at => {
+                if belongs(&header) {
+                    return Ok(header);
+                }
+                if found.is_err() {
+                    found = Ok(header);
+                }
+            }
+            Err(error @ FormatError::Newer(_)) => return Err(error),
+            _ => {}
         }
+        at = at.saturating_add(COPY_ALIGN_BYTES);
     }
-    first
+    found
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(crate) struct Meta {
     pub(crate) directory_id: u64,
     /// Retention may have dropped segments that expired up to this moment.
     pub(crate) dropped_through_ms: u64,
-    /// Creations cut off by a crash that are known and still lie about.
+    /// Which files are creations cut off by a crash, a bit for each.
     pub(crate) interrupted: u64,
     pub(crate) segments: u64,
     pub(crate) digest: u64,

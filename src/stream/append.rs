@@ -180,6 +180,9 @@ impl Stream {
             return Err(segment.poisoned());
         }
         if matches!(writer.phase, Phase::Active { .. } | Phase::Stale) {
+            if writer.phase != Phase::Stale {
+                writer.phase = Phase::Active { marked: false };
+            }
             self.write_mark(writer, segment, FrameFlags::MARK.with(FrameFlags::SEAL))?;
             writer.phase = Phase::Ended { sealed: true };
         }
@@ -220,7 +223,15 @@ impl Stream {
                 return Ok(true);
             }
             Phase::Unloaded => return Ok(store.past == Past::Clean),
-            Phase::Stuck => return Ok(false),
+            Phase::Stuck => {
+                if let Some(newest) = self.newest(store)? {
+                    if newest.is_poisoned() {
+                        return Err(newest.poisoned());
+                    }
+                    store.make_durable(&newest, newest.extent().end)?;
+                }
+                return Ok(false);
+            }
             Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
         }
         let mut segment = self.segment_to_append(store, writer)?;

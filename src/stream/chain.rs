@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Stream;
 use crate::chains::{Chain, Lost, Node, Present};
 use crate::error::{Result, WalError};
-use crate::primitives::atomic::Ordering;
 use crate::segment::Segment;
 use crate::store::Store;
 
@@ -27,10 +26,10 @@ impl Stream {
             if !chain.unused.is_empty() {
                 // They are no part of the stream, and no reference leads to them. When the key is removed,
                 // they may be all that is left of its files.
-                let unused = crate::fs::len_u64(chain.unused.len());
-                store.interrupted.fetch_add(unused, Ordering::Relaxed);
-                let mut catalog = self.catalog();
-                chain.unused.iter().for_each(|sequence| catalog.remove(*sequence));
+                for sequence in &chain.unused {
+                    store.note_interrupted(&self.file_name(*sequence));
+                    self.catalog().remove(*sequence);
+                }
                 continue;
             }
             // A lost segment may be put back by hand, so only sound chains are remembered.

@@ -3,13 +3,13 @@
 //! The oldest go first, the newest never goes, and before anything is unlinked, whatever takes its
 //! place survives power loss. A crash in between leaves more files, never fewer entries.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::FileHeader;
-use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, count};
 use crate::retention;
 use crate::segment::Segment;
@@ -248,9 +248,10 @@ impl Stream {
         let mut catalog = self.catalog();
         // All entries go at once for readers, as they do for recovery.
         *catalog = Catalog::default();
-        if store.lost_tails.remove(self.hash).is_some_and(|lost| lost.offset == 0) {
+        if let Some(lost) = store.lost_tails.remove(self.hash).filter(|lost| lost.offset == 0) {
             // A file without a header may be anything, and stays.
-            store.interrupted.fetch_add(1, Ordering::Relaxed);
+            let name = lost.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            store.note_interrupted(name);
         }
         for sequence in older {
             store.files.remove(self.id(*sequence));

@@ -6,10 +6,9 @@ use super::{Catalog, Phase, Stream, Writer};
 use crate::error::Result;
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
-use crate::primitives::atomic::Ordering;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan};
-use crate::segment::{Extent, OpenError, Segment};
+use crate::segment::{Extent, NO_HEADER, OpenError, Segment};
 use crate::store::{LostTail, Past, Store};
 
 /// What loading one stream found.
@@ -18,8 +17,6 @@ pub(crate) struct Findings {
     pub(crate) torn: Vec<Finding>,
     pub(crate) damaged: Vec<Finding>,
     pub(crate) ignored: Vec<Finding>,
-    /// Of them, creations that a crash cut off.
-    interrupted: u64,
     /// The key was removed: what is left of it, the file that says so last.
     pub(crate) removed: Vec<u32>,
     /// Highest sequence that the stream has used.
@@ -55,8 +52,6 @@ impl Stream {
         };
         store.check_open()?;
         let distrust = store.past != Past::Clean;
-        // After a clean shutdown, only such creations are forgiven as were known then.
-        let forgive = distrust || store.interrupted.load(Ordering::Relaxed) > 0;
         let named = sequences.clone();
         while let Some(sequence) = sequences.last().copied() {
             let id = self.id(sequence);
@@ -68,14 +63,18 @@ impl Stream {
                     }
                     findings.highest = store.highest_used(&named, sequence);
                     writer.highest = findings.highest;
-                    findings.count_in(store);
                     return self.settle(store, writer, segment, header, sequences, findings);
                 }
                 // A creation that a crash cut off; its number stays used.
-                Err(OpenError::Header(reason @ "no valid file header")) if forgive => {
+                // After a clean shutdown, only those are forgiven that were known then.
+                Err(OpenError::Header(reason))
+                    if distrust && reason == NO_HEADER
+                        || !distrust && store.may_be_interrupted(&id.file_name(&label)) =>
+                {
                     let file = store.dir.open(&id.file_name(&label), OpenMode::Read);
                     let bytes = file.and_then(|file| file.len()).unwrap_or(0);
                     findings.interrupted(path, bytes, reason);
+                    store.note_interrupted(&id.file_name(&label));
                 }
                 // None of ours, whatever its name.
                 Err(OpenError::Header(what @ "not a regular file")) => {
@@ -94,7 +93,6 @@ impl Stream {
         }
         findings.highest = store.highest_used(&named, 0);
         writer.highest = findings.highest;
-        findings.count_in(store);
         *self.catalog() = Catalog::default();
         writer.phase = Phase::Empty;
         self.owner.get_or_init(|| None);
@@ -121,7 +119,8 @@ impl Stream {
         }
         let distrust = store.past != Past::Clean;
         let (tail, lost_tail) = match store.past {
-            Past::Clean => closed_tail(&segment)?,
+            Past::Clean if findings.lost.is_none() => closed_tail(&segment)?,
+            Past::Clean => (scan_file(&segment, false)?.tail, None),
             Past::Unclean => {
                 let scanned = scan_file(&segment, false)?;
                 findings.take_in(&segment, &scanned);
@@ -163,14 +162,6 @@ impl Findings {
     fn interrupted(&mut self, path: PathBuf, bytes: u64, reason: &str) {
         let what = format!("an interrupted creation, or damage to all of the header: {reason}");
         self.ignored.push(Finding { path, offset: 0, bytes, what });
-        self.interrupted = self.interrupted.saturating_add(1);
-    }
-
-    /// What a clean shutdown will have to tell the next open.
-    fn count_in(&self, store: &Store) {
-        if store.past == Past::Unclean {
-            store.interrupted.fetch_add(self.interrupted, Ordering::Relaxed);
-        }
     }
 
     fn take_in(&mut self, segment: &Segment, scanned: &Scanned) {
@@ -215,7 +206,7 @@ fn scan_file(segment: &Segment, all_durable: bool) -> Result<Scanned> {
 
 /// The extent of a sealed segment whose successor cannot tell it.
 pub(super) fn extent_by_scan(segment: &Segment) -> Result<Extent> {
-    let tail = scan_file(segment, true)?.tail;
+    let tail = scan_file(segment, false)?.tail;
     Ok(Extent { end: tail.end, count: tail.count })
 }
 

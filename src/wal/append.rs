@@ -137,13 +137,17 @@ impl Wal {
             }
             let result = store
                 .check_open()
+                .and_then(|()| match writer.phase {
+                    Phase::Damaged => Err(stream.damaged(store)),
+                    _ => Ok(()),
+                })
                 .and_then(|()| {
                     expected.map_or(Ok(()), |expected| check_index(store, &stream, expected))
                 })
                 .and_then(|()| stream.append(store, &mut writer, payloads, durability));
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
-                self.streams.forget(&stream);
+                self.streams.forget(&stream, writer.highest());
             }
             break result?;
         };

@@ -54,6 +54,7 @@ impl Wal {
             }
         }
         if doomed.is_empty() {
+            store.sync_names(store.latest_name_change())?;
             return Ok(report);
         }
         // Recovery has to know the reason for gaps, and successors have to survive, before anything goes.
@@ -98,7 +99,10 @@ impl Wal {
     pub fn remove_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
         loop {
-            let Some(stream) = self.find(key.as_ref())? else { return Ok(()) };
+            let Some(stream) = self.find(key.as_ref())? else {
+                // A creation that failed and was undone may come back until then.
+                return self.store.sync_names(self.store.latest_name_change());
+            };
             let mut writer = stream.writer();
             if writer.phase == Phase::Gone {
                 continue;
@@ -107,7 +111,7 @@ impl Wal {
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
-                self.streams.forget(&stream);
+                self.streams.forget(&stream, 0);
             }
             return result;
         }

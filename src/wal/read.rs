@@ -212,9 +212,14 @@ impl Wal {
     /// Index that the key's next entry will get; 0 for a key that does not exist.
     ///
     /// # Errors
-    /// Those of reading the newest segment.
+    /// Those of reading the newest segment; [`Corrupted`](WalError::Corrupted) if the end of the log was
+    /// lost with it.
     pub fn next_index(&self, key: impl AsRef<[u8]>) -> Result<u64> {
-        self.find(key.as_ref())?.map_or(Ok(0), |stream| stream.next_index(&self.store))
+        let Some(stream) = self.find(key.as_ref())? else { return Ok(0) };
+        match self.store.lost_tails.get(stream.hash) {
+            Some(lost) => Err(lost.error()),
+            None => stream.next_index(&self.store),
+        }
     }
 
     /// Number of entries of the key that are kept, those lost to damage included.

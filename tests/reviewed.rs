@@ -1,0 +1,451 @@
+//! Bugs that a review found, each as a test that failed then: combinations of damage, full disks, failed
+//! calls, and keys with one hash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
+use keywal::{ManualClock, Result, Wal, WalError, WalOptions};
+
+const NOW: u64 = 1_700_000_000_000;
+const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
+const SEGMENT: &str = "k-af63e64c8601fd8a-0001.log";
+const ENOSPC: FaultKind = FaultKind::Error(28);
+
+fn seg(n: u32) -> String {
+    format!("k-af63e64c8601fd8a-{n:04}.log")
+}
+fn options() -> WalOptions {
+    WalOptions::with_retention(Duration::from_secs(100)).clock(Arc::new(ManualClock::new(NOW)))
+}
+fn open(sim: &SimDir) -> Wal {
+    Wal::open_in(Arc::new(sim.clone()), options()).unwrap()
+}
+fn open_small(sim: &SimDir) -> Wal {
+    let options = options().max_segment_bytes(4_096).max_entry_bytes(4_000);
+    Wal::open_in(Arc::new(sim.clone()), options).unwrap()
+}
+fn fail(sim: &SimDir, call: CallKind, nth: u64, kind: FaultKind, name: &str) {
+    sim.inject(Fault { call, nth, kind, forever: false, name_contains: Some(name.to_owned()) });
+}
+fn contents(wal: &Wal, key: &str) -> Vec<Bytes> {
+    wal.enumerate_records(key).unwrap().collect::<Result<_>>().unwrap()
+}
+fn all(wal: &Wal, key: &str) -> Vec<String> {
+    match wal.entries(key) {
+        Err(e) => vec![format!("E {e}")],
+        Ok(entries) => entries
+            .map(|e| match e {
+                Ok(e) => format!(
+                    "{}:{}",
+                    e.index,
+                    String::from_utf8_lossy(&e.content[..e.content.len().min(12)])
+                ),
+                Err(e) => format!("E {e}"),
+            })
+            .collect(),
+    }
+}
+fn headless(image: &mut Image, name: &str) {
+    let mut bytes = image.get(name).unwrap().to_vec();
+    let n = bytes.len().min(1024);
+    bytes[..n].fill(0);
+    image.set(name, bytes);
+}
+fn boot(image: &Image) -> SimDir {
+    SimDir::from_image(image, 77)
+}
+
+/// A seal that failed cut off the closing mark, and a shutdown that said `Ok` left it so: the next open
+/// found damage.
+#[test]
+fn a_failed_seal_before_a_shutdown_is_no_damage() {
+    for how in ["append", "compact", "truncate"] {
+        let sim = SimDir::new(1);
+        let wal = open_small(&sim);
+        wal.append_entry("k", None, [1; 3_000], true).unwrap();
+        wal.shutdown().unwrap();
+        let clock = Arc::new(ManualClock::new(NOW));
+        let options =
+            options().max_segment_bytes(4_096).max_entry_bytes(4_000).clock(clock.clone());
+        let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+        assert!(wal.recovery_report().clean);
+        fail(&sim, CallKind::Write, 0, ENOSPC, "k-");
+        match how {
+            "append" => drop(wal.append_entry("k", None, [2; 3_000], true).unwrap_err()),
+            "compact" => {
+                clock.advance(Duration::from_secs(1_000));
+                assert_eq!(wal.compact().unwrap().failures.len(), 1);
+            }
+            _ => drop(wal.truncate_before("k", 9).unwrap_err()),
+        }
+        sim.clear_faults();
+        wal.shutdown().unwrap();
+        let wal = open_small(&sim);
+        let found: Vec<_> = wal.entries("k").unwrap().collect();
+        assert!(found.iter().all(Result::is_ok), "{how}: false damage {found:?}");
+        wal.append_entry("k", None, "on", true).unwrap();
+    }
+}
+
+/// The same on a full disk.
+#[test]
+fn a_seal_without_space_before_a_shutdown_is_no_damage() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    wal.append_entry("k", None, [1; 3_000], true).unwrap();
+    wal.shutdown().unwrap();
+    let wal = open_small(&sim);
+    sim.set_capacity(Some(3_000));
+    let full = wal.append_entry("k", None, [2; 3_000], true);
+    assert!(matches!(full, Err(WalError::StorageFull { .. })), "{full:?}");
+    sim.set_capacity(None);
+    wal.shutdown().unwrap();
+    let wal = open_small(&sim);
+    let found: Vec<_> = wal.entries("k").unwrap().collect();
+    assert!(found.iter().all(Result::is_ok), "false damage {found:?}");
+}
+
+/// A directory whose first segment of `k` ends in half a batch that a power cut tore (reported as
+/// torn), followed by a second segment, closed cleanly.
+fn torn_then_second(third: bool) -> (Image, Vec<Bytes>) {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    wal.append_entry("k", None, "zero", true).unwrap();
+    let start = sim.image().get(SEGMENT).unwrap().len();
+    wal.append_batch("k", [(None, Bytes::from("TORN-1")), (None, Bytes::from("TORN-2"))], false)
+        .unwrap();
+    // Power cut: the first of the two frames arrives, the second does not.
+    let mut image = sim.image();
+    let mut bytes = image.get(SEGMENT).unwrap().to_vec();
+    bytes.truncate(start + 38 + 10);
+    image.set(SEGMENT, bytes);
+    let sim = boot(&image);
+    let wal = open_small(&sim);
+    assert_eq!(wal.recovery_report().torn.len(), 1, "{:?}", wal.recovery_report());
+    assert_eq!(contents(&wal, "k"), ["zero"]);
+    wal.append_entry("k", None, "real-one", true).unwrap();
+    if third {
+        wal.append_entry("k", None, vec![b'x'; 3_900], true).unwrap();
+    }
+    let real = contents(&wal, "k");
+    wal.shutdown().unwrap();
+    (sim.image(), real)
+}
+
+/// Without its successor, a segment that a power cut had torn was read to the last whole frame.
+#[test]
+fn a_lost_newest_header_does_not_revive_a_torn_batch() {
+    let (mut image, _) = torn_then_second(false);
+    let newest =
+        image.files().map(|f| f.0.to_owned()).filter(|n| n.starts_with("k-")).last().unwrap();
+    headless(&mut image, &newest);
+    let wal = open_small(&boot(&image));
+    assert!(
+        !matches!(wal.get("k", 1), Ok(Some(e)) if e.content == "TORN-1"),
+        "half a batch, in place of real-one"
+    );
+}
+
+/// The same in the middle of a row.
+#[test]
+fn a_lost_header_does_not_revive_a_torn_batch() {
+    let (mut image, _) = torn_then_second(true);
+    let names: Vec<_> =
+        image.files().map(|f| f.0.to_owned()).filter(|n| n.starts_with("k-")).collect();
+    headless(&mut image, &names[1]);
+    let wal = open_small(&boot(&image));
+    assert!(
+        !matches!(wal.get("k", 1), Ok(Some(e)) if e.content == "TORN-1"),
+        "half a batch, in place of real-one"
+    );
+}
+
+/// The place of a key whose files are damaged was given up with a failed append, and its twin not found
+/// any more.
+#[test]
+fn a_failed_append_does_not_hide_the_twin() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    let mut image = sim.durable_image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    headless(&mut image, &name);
+    let sim = boot(&image);
+    let wal = open(&sim);
+    assert_eq!(contents(&wal, TWINS[1]), ["second"]);
+    fail(&sim, CallKind::Create, 0, ENOSPC, "8yn0");
+    wal.append_entry(TWINS[0], None, "x", true).unwrap_err();
+    wal.append_entry(TWINS[1], None, "third", true).unwrap();
+    drop(wal);
+    let wal = open(&sim.after_kill());
+    assert_eq!(contents(&wal, TWINS[1]), ["second", "third"]);
+}
+
+/// After a clean shutdown, lost headers were forgiven in all keys once one was known.
+#[test]
+fn damage_is_not_forgotten_because_another_key_was_removed() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    for n in 0..2 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+        wal.append_entry("other", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let newest: Vec<_> =
+        image.files().map(|f| f.0.to_owned()).filter(|n| n.ends_with("0002.log")).collect();
+    assert_eq!(newest.len(), 2);
+    for name in &newest {
+        headless(&mut image, name);
+    }
+    let sim = boot(&image);
+    let wal = open_small(&sim);
+    assert!(wal.entries("k").unwrap().any(|e| e.is_err()), "reported");
+    wal.remove_key("other").unwrap();
+    wal.shutdown().unwrap();
+    let wal = open_small(&sim);
+    assert!(wal.recovery_report().clean);
+    let found: Vec<_> = wal.entries("k").unwrap().map(|e| e.map(|e| e.index)).collect();
+    assert!(found.iter().any(Result::is_err), "an acknowledged entry is silently gone: {found:?}");
+}
+
+/// The same, after one creation that a crash had cut off.
+#[test]
+fn damage_is_not_forgotten_because_of_an_old_cut_off_creation() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    wal.append_entry("other", None, "x", false).unwrap();
+    let mut image = sim.image();
+    let other = image.files().map(|f| f.0.to_owned()).find(|n| n.starts_with("other")).unwrap();
+    image.set(&other, []); // a power cut: the name is there, the data is not
+    let sim = boot(&image);
+    let wal = open_small(&sim);
+    for n in 0..2 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let wal = open_small(&sim);
+    assert!(wal.recovery_report().clean);
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let newest =
+        image.files().map(|f| f.0.to_owned()).filter(|n| n.starts_with("k-")).last().unwrap();
+    image.set(&newest, []); // cut to nothing at rest
+    let wal = open_small(&boot(&image));
+    let found: Vec<_> = wal.entries("k").unwrap().map(|e| e.map(|e| e.index)).collect();
+    assert!(found.iter().any(Result::is_err), "silently gone: {found:?}");
+}
+
+/// A key that could not be told hid those behind it.
+#[test]
+fn damage_to_a_key_does_not_cost_its_twin() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    headless(&mut image, &name);
+    let wal = open(&boot(&image));
+    assert_eq!(all(&wal, TWINS[1]), ["0:second"]);
+}
+
+/// A header inside a long key was taken for the copy.
+#[test]
+fn a_header_inside_a_key_is_not_the_copy() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry("bait", None, "x", true).unwrap();
+    let image = sim.image();
+    let bait = image.files().find(|f| f.0.starts_with("bait")).unwrap().1;
+    let header_bytes = u32::from_le_bytes(bait[12..16].try_into().unwrap()) as usize;
+    // The key starts at 128: put the header at 512 of the file.
+    let mut key = vec![b'p'; 512 - 128];
+    key.extend_from_slice(&bait[..header_bytes]);
+    key.extend(vec![b'q'; 600]);
+    wal.append_entry(&key, None, "precious", true).unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.starts_with("pppp")).unwrap();
+    let mut bytes = image.get(&name).unwrap().to_vec();
+    bytes[..512].fill(0);
+    image.set(&name, bytes);
+    let wal = open(&boot(&image));
+    let read = wal.enumerate_records(&key).map(Iterator::collect::<Vec<_>>);
+    assert_eq!(read.unwrap().remove(0).unwrap(), "precious");
+}
+
+/// The next index went back when the newest segment was lost.
+#[test]
+fn the_next_index_is_unknown_when_the_newest_segment_is_lost() {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    for n in 0..2 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    headless(&mut image, &seg(2));
+    let wal = open_small(&boot(&image));
+    assert!(wal.next_index("k").map_or(true, |n| n == 2), "next_index goes back");
+}
+
+/// Segment of `k` with entries 0 and 1 durable, then what `more` appends with `Os`; where frames start.
+fn two_and(more: impl Fn(&Wal)) -> (Image, usize, usize) {
+    let sim = SimDir::new(1);
+    let wal = open_small(&sim);
+    wal.append_entry("k", None, "zero", true).unwrap();
+    let one = sim.image().get(SEGMENT).unwrap().len();
+    wal.append_entry("k", None, "one!", true).unwrap();
+    let two = sim.image().get(SEGMENT).unwrap().len();
+    more(&wal);
+    (sim.image(), one, two)
+}
+
+/// A damaged entry right before a torn one was passed over, and its index given again.
+#[test]
+fn damage_right_before_a_torn_frame_is_noticed() {
+    let (mut image, one, two) =
+        two_and(|wal| drop(wal.append_entry("k", None, vec![7; 600], false)));
+    let mut bytes = image.get(SEGMENT).unwrap().to_vec();
+    bytes[one] ^= 1; // decay
+    bytes.truncate(two + 32 + 100); // the power cut
+    image.set(SEGMENT, bytes);
+    let wal = open_small(&boot(&image));
+    let new = wal.append_entry("k", None, "new", true).unwrap();
+    assert_eq!(wal.read_entry(new).unwrap().index, 2);
+    assert_eq!(wal.recovery_report().damaged.len(), 1);
+    assert!(wal.entries("k").unwrap().any(|e| e.is_err()), "silently skipped");
+}
+
+/// Behind a damaged entry, half a torn batch was taken for whole.
+#[test]
+fn damage_right_before_a_torn_batch_does_not_revive_it() {
+    let (mut image, one, two) = two_and(|wal| {
+        let batch = [(None, Bytes::from("HALF-1")), (None, Bytes::from("HALF-2"))];
+        wal.append_batch("k", batch, false).unwrap();
+    });
+    let mut bytes = image.get(SEGMENT).unwrap().to_vec();
+    bytes[one] ^= 1; // decay
+    bytes.truncate(two + 38 + 10); // the power cut
+    image.set(SEGMENT, bytes);
+    let wal = open_small(&boot(&image));
+    assert!(!all(&wal, "k").iter().any(|e| e.contains("HALF-1")), "half a batch");
+}
+
+/// The entries of a lost segment were thought to be those of the torn batch before it.
+#[test]
+fn a_missing_segment_behind_a_torn_one_is_noticed() {
+    let (mut image, real) = torn_then_second(true);
+    assert_eq!(real.len(), 3);
+    image.remove(&seg(3));
+    let wal = open_small(&boot(&image));
+    assert!(wal.entries("k").unwrap().any(|e| e.is_err()), "nothing is said of real-one");
+}
+
+/// A key was not found when the file of the one before it was lost.
+#[test]
+fn a_missing_file_does_not_hide_the_twin() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    let mut image = sim.durable_image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    image.remove(&name);
+    let sim = boot(&image);
+    let wal = open(&sim);
+    assert_eq!(wal.recovery_report().damaged.len(), 1);
+    wal.append_entry(TWINS[1], None, "third", true).unwrap();
+    assert_eq!(contents(&open(&sim.after_kill()), TWINS[1]), ["second", "third"]);
+}
+
+/// A shutdown did not sync a key whose removal had been cut off.
+#[test]
+fn a_shutdown_syncs_a_key_that_is_stuck() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry("k", None, "zero", true).unwrap();
+    wal.append_entry("k", None, "one", false).unwrap();
+    fail(&sim, CallKind::Write, 0, ENOSPC, "-0002.log");
+    fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), "-0002.log");
+    assert_eq!(contents(&wal, "k"), ["zero", "one"]);
+    if wal.shutdown().is_err() {
+        return;
+    }
+    let wal = open(&SimDir::from_image(&sim.durable_image(), 3));
+    assert_eq!(contents(&wal, "k"), ["zero", "one"], "shutdown() was Ok");
+}
+
+/// A compaction with nothing to do said `Ok` though the one before could not make its drops durable.
+#[test]
+fn a_compaction_does_not_hide_the_failure_of_the_one_before() {
+    let clock = Arc::new(ManualClock::new(NOW));
+    let sim = SimDir::new(1);
+    let options = WalOptions::with_retention(Duration::from_secs(100)).clock(clock.clone());
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    wal.append_entry("k", None, "old", true).unwrap();
+    clock.advance(Duration::from_secs(1_000));
+    let syncs = 1; // the first makes the successor's name durable, the second the drop
+    sim.inject(Fault {
+        call: CallKind::SyncDir,
+        nth: syncs,
+        kind: FaultKind::Error(5),
+        forever: false,
+        name_contains: None,
+    });
+    let second = wal.compact();
+    let wal = open(&SimDir::from_image(&sim.durable_image(), 3));
+    assert!(second.is_err() || contents(&wal, "k").is_empty(), "Ok, and it is back: {second:?}");
+}
+
+/// The same, where a sync had failed.
+#[test]
+fn a_shutdown_after_a_removal_whose_sync_failed_is_honest() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry("k", None, "zero", true).unwrap();
+    wal.append_entry("k", None, "one", false).unwrap();
+    fail(&sim, CallKind::SyncData, 0, FaultKind::Error(5), "-0002.log");
+    wal.remove_key("k").unwrap_err();
+    let closed = wal.shutdown();
+    let image = sim.durable_image();
+    let wal = open(&SimDir::from_image(&image, 3));
+    assert!(closed.is_err() || contents(&wal, "k").len() != 1, "half of the key, after an Ok");
+}
+
+/// The same with what is left of a removed key.
+#[test]
+fn damage_to_a_removed_key_does_not_cost_its_twin() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    wal.remove_key(TWINS[0]).unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    headless(&mut image, &name);
+    let wal = open(&boot(&image));
+    assert_eq!(all(&wal, TWINS[1]), ["0:second"], "a removed key's file costs the other key");
+}
+
+/// A creation that failed came back after a power cut, though the key had been removed.
+#[test]
+fn a_failed_creation_does_not_come_back_once_the_key_is_removed() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().preallocate_bytes(4_096)).unwrap();
+    fail(&sim, CallKind::Write, 0, FaultKind::ShortThenError { bytes: 600, error: 5 }, SEGMENT);
+    wal.append_entry("k", None, "x", true).unwrap_err();
+    wal.remove_key("k").unwrap();
+    let mut phantoms = 0;
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, _| {
+        let wal = open(&boot(image));
+        phantoms += usize::from(wal.enumerate_keys().unwrap().len() > 0);
+    });
+    assert_eq!(phantoms, 0);
+}
