@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use keywal::WalError;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind};
 
 use common::ops::Op;
@@ -139,11 +140,20 @@ fn one_long_workload(setup: &Setup) {
     everything(&format!("faults-{}", setup.name), calls, all);
 }
 
-/// In each sequence, the calls of the last operation fail; then there is one `Disk` append to each key.
 #[test]
 fn every_call_of_every_short_workload_fails_in_every_way() {
+    short_workloads("faults-short", &Setup::plain(1));
+}
+
+#[test]
+fn every_call_of_every_short_workload_fails_in_every_way_under_tight_limits() {
+    short_workloads("faults-short-tight", &Setup::tight(1));
+}
+
+/// In each sequence, the calls of the last operation fail; then there is a `Disk` append to each key, with
+/// and without a shutdown before. Each sequence is tried on a new directory and on one that was closed.
+fn short_workloads(run: &str, setup: &Setup) {
     let longest = env_number("KEYWAL_FAULT_LEN").unwrap_or(1);
-    let setup = Setup::plain(1);
     let mut sequences: Vec<Vec<Op>> = vec![Vec::new()];
     let mut all = Vec::new();
     for _ in 0..longest {
@@ -153,23 +163,27 @@ fn every_call_of_every_short_workload_fails_in_every_way() {
         sequences = longer.collect();
         all.extend(sequences.iter().cloned());
     }
-    let tail = [Op::Large(0), Op::Large(1)];
-    let workloads: Vec<(usize, Vec<Op>)> =
-        all.into_iter().map(|ops| (ops.len(), [&ops[..], &tail].concat())).collect();
+    let heads: [&[Op]; 2] = [&[], &[Op::Small(0), Op::Shutdown]];
+    let tails: [&[Op]; 2] =
+        [&[Op::Large(0), Op::Large(1)], &[Op::Shutdown, Op::Large(0), Op::Large(1)]];
+    let workloads = all.iter().flat_map(|ops| {
+        heads.into_iter().flat_map(move |head| {
+            tails.map(|tail| (head.len() + ops.len(), [head, &ops[..], tail].concat()))
+        })
+    });
+    let workloads: Vec<(usize, Vec<Op>)> = workloads.collect();
     let workloads: Vec<(usize, Workload<'_>)> = workloads
         .iter()
-        .map(|(last, ops)| {
-            (*last, Workload { setup: &setup, ops, moments: Moments::BetweenAllChanges })
-        })
+        .map(|(last, ops)| (*last, Workload { setup, ops, moments: Moments::BetweenAllChanges }))
         .collect();
     let mut calls_failed = 0;
     let mut all = Vec::new();
     for (last, workload) in &workloads {
-        let of_last = cases(&setup, &workload.ops[..*last], *last);
+        let of_last = cases(setup, &workload.ops[..*last], *last);
         calls_failed += of_last.iter().map(|case| case.call + 1).max().unwrap_or(0) as u64;
         all.extend(of_last.into_iter().map(|case| (workload, case)));
     }
-    everything("faults-short", calls_failed, all);
+    everything(run, calls_failed, all);
 }
 
 /// What is run once for each case, and when the power may be cut.
@@ -265,6 +279,8 @@ fn play(workload: &Workload<'_>, case: &Case, counts: &Counts) -> Check {
         if let Err(error) = result {
             let expected = at == case.op || !over || poisons(case, ops);
             ensure!(expected, "{} (operation {at}) fails long after: {error}: {error:?}", what());
+            let damage = matches!(error, WalError::Corrupted { .. });
+            ensure!(!damage, "{} (operation {at}): false damage: {error}: {error:?}", what());
         }
         hit += run.sim.faults_hit();
         if run.wal.is_none() {

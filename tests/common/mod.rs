@@ -203,7 +203,7 @@ impl Failures {
         for (kind, (seen, _)) in &*self.kinds.lock().unwrap_or_else(PoisonError::into_inner) {
             let nature = match kind {
                 kind if kind.contains("panic: ") => &mut panics,
-                kind if kind.contains("false damage") => &mut alarms,
+                kind if kind.contains("false damage") || kind.contains("Corrupted") => &mut alarms,
                 _ => &mut lost,
             };
             *nature += seen;
