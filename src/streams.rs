@@ -21,7 +21,7 @@ use crate::stream::{Phase, Stream};
 const SHARDS: usize = 16;
 
 /// A key whose place is farther from its hash than this is not put there by us.
-const MAX_STEPS: u64 = 1 << 16;
+const MAX_STEPS: u64 = 1 << 10;
 
 type Shard = HashSet<ByHash, Alike>;
 

@@ -180,9 +180,6 @@ impl Stream {
             return Err(segment.poisoned());
         }
         if matches!(writer.phase, Phase::Active { .. } | Phase::Stale) {
-            if writer.phase != Phase::Stale {
-                writer.phase = Phase::Active { marked: false };
-            }
             self.write_mark(writer, segment, FrameFlags::MARK.with(FrameFlags::SEAL))?;
             writer.phase = Phase::Ended { sealed: true };
         }
@@ -193,7 +190,7 @@ impl Stream {
     /// stays behind its end and is written over by the next frame.
     pub(crate) fn write_mark(
         &self,
-        writer: &Writer,
+        writer: &mut Writer,
         segment: &Segment,
         flags: FrameFlags,
     ) -> Result<()> {
@@ -209,6 +206,10 @@ impl Stream {
             payload_checksum: segment.seed.checksum(old.end, &[]),
         };
         let extent = Extent { end: old.end.saturating_add(FrameHeader::BYTES_U32), ..old };
+        // With the reserved space goes a mark that is there.
+        if let Phase::Active { marked } = &mut writer.phase {
+            *marked = false;
+        }
         segment.trim()?;
         segment.append(&mut [IoSlice::new(&header.to_bytes(segment.seed, old.end))], extent)?;
         self.tail.store(extent);
