@@ -106,9 +106,16 @@ impl Streams {
     pub(crate) fn find(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);
         let mut damaged = None;
+        // What a removed key has left may stand before the place it has now.
+        let mut empty = None;
         while let Some(stream) = self.by_hash(hash) {
             match stream.ensure_loaded(store) {
-                Ok(()) if stream.key() == Some(key) => return Ok(Some(stream)),
+                Ok(()) if stream.key() == Some(key) => {
+                    if stream.exists() {
+                        return Ok(Some(stream));
+                    }
+                    empty.get_or_insert(stream);
+                }
                 Ok(()) => {}
                 // Whose it was is not known: maybe not this key's.
                 Err(error @ WalError::Corrupted { .. }) => {
@@ -118,7 +125,10 @@ impl Streams {
             }
             hash = hash.wrapping_add(1);
         }
-        damaged.map_or(Ok(None), Err)
+        match (empty, damaged) {
+            (None, Some(error)) => Err(error),
+            (empty, _) => Ok(empty),
+        }
     }
 
     /// The loaded stream of `key`, a new and empty one if there is none.

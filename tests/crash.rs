@@ -68,7 +68,7 @@ fn every_crash_of_every_workload_of_the_core_operations() {
 
 #[test]
 fn every_crash_with_colliding_keys_and_tight_limits() {
-    exhaust("crash-tight", Setup::tight(seed()), &Op::all(), (length() - 1).max(1));
+    exhaust("crash-tight", Setup::tight(seed()), &Op::all(), length().saturating_sub(1).max(1));
 }
 
 #[test]
@@ -98,8 +98,10 @@ fn one_workload() {
     }
     run.verbose = explorer.plan.only.is_some();
     explorer.crashes(&run, &ops);
-    let states = explorer.counts.checked.load(Relaxed);
-    println!("{states} crash states, {} failures", explorer.failures.count());
+    let (states, kills) = (&explorer.counts.checked, &explorer.counts.kills);
+    let (states, kills) = (states.load(Relaxed), kills.load(Relaxed));
+    println!("{states} crash states, {kills} kills, {} failures", explorer.failures.count());
+    assert!(states + kills > 0 || explorer.plan.only.is_none(), "no crash is called that");
     explorer.failures.finish();
 }
 

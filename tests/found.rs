@@ -739,3 +739,30 @@ fn what_a_hidden_label_left_is_no_damage_once_the_other_key_is_gone() {
     let keys = wal.enumerate_keys().unwrap();
     assert_eq!((keys.unreadable(), keys.count()), (0, 0));
 }
+
+/// A key was removed, used again and removed again, and left its first tombstone where another key came to
+/// be. When that one was removed, too, the tombstone was taken for the key, which had entries elsewhere.
+#[test]
+fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
+    let (sim, wal) = fresh();
+    let [first, second] = TWINS;
+    wal.append_entry(first, None, "1", true).unwrap();
+    wal.append_entry(second, None, "2", true).unwrap();
+    wal.remove_key(first).unwrap();
+    wal.append_entry(first, None, "3", true).unwrap();
+    wal.remove_key(second).unwrap();
+    wal.remove_key(first).unwrap();
+    wal.append_entry(second, None, "4", true).unwrap();
+    wal.append_entry(first, None, "5", true).unwrap();
+    wal.remove_key(second).unwrap();
+    for clean in [false, true] {
+        if clean {
+            open(&sim).shutdown().unwrap();
+        } else {
+            wal.shutdown().unwrap();
+        }
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, first), ["5"]);
+        assert!(contents(&wal, second).is_empty());
+    }
+}

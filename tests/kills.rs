@@ -179,7 +179,7 @@ fn worker() {
         loop {
             clock.advance(Duration::from_millis(random.next() % 40));
             let call = Call::choose(&mut random, &wal, serial, clock.now_ms());
-            say(&call.line());
+            say(&format!("{} @{}", call.line(), clock.now_ms()));
             call.make(&wal, (random.next() % 11 == 0).into());
             say("done");
             match call {
@@ -222,6 +222,14 @@ impl Model {
 
     /// A line of the child.
     fn hear(&mut self, line: &str) -> Check {
+        // When it is: a truncation, too, may start a segment, whose entries are not older than it.
+        let line = match line.rsplit_once(" @") {
+            Some((line, ms)) => {
+                self.now_ms = u64::from_str(ms).map_err(|_| format!("the child says: {line}"))?;
+                line
+            }
+            None => line,
+        };
         let mut words = line.split(' ');
         let name = words.next().unwrap_or_default();
         let numbers: Result<Vec<u64>, _> = words.map(u64::from_str).collect();
@@ -252,9 +260,6 @@ impl Model {
             }
             Call::Compact { ms } => self.compacting_ms = ms,
             _ => {}
-        }
-        if let Call::Append { ms, .. } | Call::Compact { ms } = call {
-            self.now_ms = ms;
         }
         self.call = Some(call);
     }

@@ -66,11 +66,7 @@ impl Explorer {
         self.counts.workloads.fetch_add(1, Relaxed);
         let mut go_on = true;
         self.power_cuts(run, &mut |text, at| go_on &= self.note(text, ops, at));
-        if self.plan.only.is_none() {
-            if let Err(text) = guarded(|| self.kills(run, ops)) {
-                go_on &= self.note(&text, ops, "a kill");
-            }
-        }
+        self.kills(run, ops, &mut |text, at| go_on &= self.note(text, ops, at));
         go_on
     }
 
@@ -79,10 +75,8 @@ impl Explorer {
         let (name, seed) = (self.plan.setup.name, self.plan.budget.seed);
         let ops = Op::print_all(ops);
         let repro = format!(
-            "SEED={seed} OPS=\"{ops}\" {}\n    KEYWAL_SEED={seed} KEYWAL_CRASH_SETUP={name} \
-             KEYWAL_CRASH_OPS=\"{ops}\" KEYWAL_CRASH_AT=\"{at}\" cargo test --test crash one_workload \
-             -- --nocapture",
-            at.to_uppercase()
+            "KEYWAL_SEED={seed} KEYWAL_CRASH_SETUP={name} KEYWAL_CRASH_OPS=\"{ops}\" \
+             KEYWAL_CRASH_AT=\"{at}\" cargo test --release --test crash one_workload -- --nocapture"
         );
         self.failures.note(what, &repro)
     }
@@ -180,9 +174,13 @@ impl Explorer {
 
     /// The process dies before or after each change of the last operation: nothing that had returned is
     /// lost.
-    fn kills(&self, run: &Run, ops: &[Op]) -> Check {
+    fn kills(&self, run: &Run, ops: &[Op], fail: &mut dyn FnMut(&str, &str)) {
         let end = run.sim.trace_len();
         for at in run.start + 1..=end {
+            let name = format!("kill={at}");
+            if self.plan.only.as_ref().is_some_and(|only| *only != name) {
+                continue;
+            }
             self.counts.kills.fetch_add(1, Relaxed);
             let allowed: Vec<Allowed<'_>> = (0..run.keys.len())
                 .map(|key| match (&run.before[key], &run.keys[key]) {
@@ -194,11 +192,14 @@ impl Explorer {
                     (before, after) => before.in_flight(after, before.count()),
                 })
                 .collect();
-            let sim = run.sim.killed_before(at);
-            check(run, &sim, &allowed, self.next(image_hash(&sim.image())))
-                .map_err(|text| format!("killed before change {at}: {text}"))?;
+            let checked = guarded(|| {
+                let sim = run.sim.killed_before(at);
+                check(run, &sim, &allowed, self.next(image_hash(&sim.image())))
+            });
+            if let Err(text) = checked {
+                fail(&format!("killed before a change: {text}"), &name);
+            }
         }
-        Ok(())
     }
 }
 
