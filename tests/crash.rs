@@ -5,7 +5,8 @@
 //! reached the disk where that is feasible, and samples, with garbled sectors, otherwise. Long random
 //! sequences besides. A state that is like one before, bytes, clock and demands, is not checked again.
 //!
-//! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given.
+//! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given; one more for the core operations, one
+//!   less under tight limits.
 //! * `KEYWAL_CRASH_STATES`: the random sequences go on until there were so many states.
 //! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited, 8 if not given.
 //! * `KEYWAL_CRASH_THOROUGH`: of so many states one is recovered a second time, and another one once
