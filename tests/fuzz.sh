@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes the four targets, one after the other, for KEYWAL_FUZZ_SECONDS each (1800 if not given), or
-# those that are named. New inputs go to fuzz/work/<target>, failures to fuzz/artifacts/<target>.
+# those that are named. New inputs go to fuzz/inputs/<target>, failures to fuzz/artifacts/<target>.
 # `tests/fuzz.sh --keep [TARGET..]` then minimises both corpora into fuzz/corpus/<target>.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,15 +18,15 @@ count() { find "$1" -type f | wc -l; }
 fuzz() {
     local target=$1 status=0 log
     log=$(mktemp)
-    mkdir -p "fuzz/work/$target" "fuzz/artifacts/$target"
-    cargo +nightly fuzz run "${shared[@]}" "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- \
+    mkdir -p "fuzz/inputs/$target" "fuzz/artifacts/$target"
+    cargo +nightly fuzz run "${shared[@]}" "$target" "fuzz/inputs/$target" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=256 -max_len=262144 -print_final_stats=1 \
         >"$log" 2>&1 || status=$?
     [[ $status == 0 ]] || tail -n 60 "$log"
     number() { sed -n "s/^stat::$1: *//p" "$log"; }
     echo "figures run=fuzz-$target commit=$(git rev-parse --short HEAD)" \
         "executions=$(number number_of_executed_units) seconds=$seconds" \
-        "inputs=$(count "fuzz/work/$target") peak_rss_mb=$(number peak_rss_mb)" \
+        "inputs=$(count "fuzz/inputs/$target") peak_rss_mb=$(number peak_rss_mb)" \
         "slowest_s=$(number slowest_unit_time_sec) crashes=$(count "fuzz/artifacts/$target")"
     rm "$log"
     return "$status"
@@ -35,11 +35,11 @@ fuzz() {
 # What is kept is small: the inputs that reach something no smaller one reaches.
 keep() {
     local target=$1 kept=fuzz/corpus/$1
-    mkdir -p "fuzz/work/$target"
-    cp -- "$kept"/* "fuzz/work/$target"
-    cargo +nightly fuzz cmin "${shared[@]}" "$target" "fuzz/work/$target" >/dev/null 2>&1
+    mkdir -p "fuzz/inputs/$target"
+    cp -- "$kept"/* "fuzz/inputs/$target"
+    cargo +nightly fuzz cmin "${shared[@]}" "$target" "fuzz/inputs/$target" >/dev/null 2>&1
     rm -- "$kept"/*
-    find "fuzz/work/$target" -type f -size -4k -exec cp -- {} "$kept" \;
+    find "fuzz/inputs/$target" -type f -size -4k -exec cp -- {} "$kept" \;
     echo "$target: $(count "$kept") inputs, $(du -bs "$kept" | cut -f 1) bytes"
 }
 
