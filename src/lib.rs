@@ -291,6 +291,10 @@
 //! - **The last synced batch** of a key, if damage hits it after an unclean stop: see *Honest limit*. A
 //!   newest segment that somebody cuts off, or that is zeroed to its end, may lose more: nothing is left
 //!   behind the damage that could tell.
+//! - **Two damages at once, and some of a header.** A lost segment may then look dropped. A newest segment
+//!   without a header looks like a creation that a crash cut off: after an unclean stop it is only
+//!   [listed as ignored](RecoveryReport::ignored), and after a clean one it is damage, except that one in 64
+//!   passes for each cut-off creation that lies about in the directory.
 //! - **Space from a disk without a free block.** `compact` and `truncate_before` drop all that needs no
 //!   successor; `remove_key` needs room for a note that the key is removed.
 //! - **Limits of file size** (`RLIMIT_FSIZE`): a process dies of `SIGXFSZ` unless it ignores that signal,

@@ -15,43 +15,19 @@ use keywal::fs::sim::{CallKind, CrashBudget, CrashChoice, Fault, FaultKind, SimD
 use keywal::fs::{Dir, File, Lock, OpenMode};
 use keywal::{ClockTrouble, ManualClock, Result, Wal, WalError, WalOptions};
 
-const NOW: u64 = 1_700_000_000_000;
-/// Two keys with one FNV-1a hash.
-const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
+use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
+
+mod common;
+
 /// Where the first frame begins in a segment of `k`, and what a frame adds to its payload.
 const FIRST_FRAME: usize = 645;
 const FRAME: usize = 32;
 const EIO: FaultKind = FaultKind::Error(5);
 const ENOSPC: i32 = 28;
-/// The first segment of the key `k`.
-const SEGMENT: &str = "k-af63e64c8601fd8a-0001.log";
 const INVALID: &str = "the reference does not lead to an entry";
 const EXPIRED: &str = "the entry has been dropped";
 const META_NOT_SYNCED: &str = "/simulated/META: cannot sync the directory's facts";
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn options() -> WalOptions {
-    WalOptions::with_retention(Duration::from_secs(100)).clock(Arc::new(ManualClock::new(NOW)))
-}
-
-fn open(sim: &SimDir) -> Wal {
-    Wal::open_in(Arc::new(sim.clone()), options()).unwrap()
-}
-
-/// With room for one entry of 3,000 bytes in a segment.
-fn open_small(sim: &SimDir) -> Wal {
-    let options = options().max_segment_bytes(4_096).max_entry_bytes(4_000);
-    Wal::open_in(Arc::new(sim.clone()), options).unwrap()
-}
-
-/// Fails one call, after `nth` that go well.
-fn fail(sim: &SimDir, call: CallKind, nth: u64, kind: FaultKind, name: &str) {
-    sim.inject(Fault { call, nth, kind, forever: false, name_contains: Some(name.to_owned()) });
-}
-
-fn contents(wal: &Wal, key: &str) -> Vec<Bytes> {
-    wal.enumerate_records(key).unwrap().collect::<Result<_>>().unwrap()
-}
 
 /// A new directory and its log.
 fn fresh() -> (SimDir, Wal) {
