@@ -229,6 +229,40 @@ mod tests {
         assert_eq!(gate.durable(), 0);
     }
 
+    /// The next call after a failed sync, and one that waited for it, are not told the same.
+    #[test]
+    fn who_waited_for_a_failed_sync_is_told_why() {
+        let told = |_| {
+            let gate = SyncGate::new(0);
+            thread::scope(|scope| {
+                let waiter = std::sync::OnceLock::new();
+                let sync = || {
+                    let wait = || gate.wait_durable(1, || 1, || Ok(()));
+                    assert!(waiter.set(scope.spawn(wait)).is_ok(), "a second sync");
+                    thread::sleep(Duration::from_millis(20));
+                    Err(io::Error::from_raw_os_error(5))
+                };
+                assert!(matches!(gate.wait_durable(1, || 1, sync), Err(SyncError::Failed(_))));
+                match waiter.into_inner().unwrap().join().unwrap() {
+                    Err(SyncError::Failed(error)) => error.raw_os_error() == Some(5),
+                    // It came too late to wait.
+                    Err(SyncError::Poisoned) => false,
+                    Ok(()) => panic!("durable after a failed sync"),
+                }
+            })
+        };
+        assert!((0..100).any(told));
+    }
+
+    #[test]
+    fn what_was_durable_when_the_gate_was_shut_stays_so() {
+        let gate = SyncGate::new(5);
+        gate.poison();
+        assert!(gate.is_poisoned());
+        assert!(gate.wait_durable(5, || 9, || Ok(())).is_ok());
+        assert!(matches!(gate.wait_durable(6, || 9, || Ok(())), Err(SyncError::Poisoned)));
+    }
+
     #[test]
     fn nobody_waits_for_a_leader_that_panicked() {
         let gate = SyncGate::new(0);

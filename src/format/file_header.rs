@@ -257,6 +257,69 @@ mod tests {
         }
     }
 
+    /// One header, without its copy, with an edit and the checksum that goes with that.
+    fn forged(header: &FileHeader, edit: impl Fn(&mut [u8])) -> Vec<u8> {
+        let bytes = header.header_bytes();
+        let mut forged = header.to_bytes();
+        forged.truncate(bytes);
+        edit(&mut forged);
+        let checksum = crc32fast::hash(&forged[..bytes - CHECKSUM_BYTES]);
+        forged[bytes - CHECKSUM_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+        forged
+    }
+
+    #[test]
+    fn the_largest_header_reads_back() {
+        let mut header = sample(&vec![b'k'; MAX_KEY_BYTES]);
+        header.metadata = vec![b'm'; MAX_METADATA_BYTES].into();
+        let bytes = header.to_bytes();
+        assert_eq!(header.header_bytes(), 131_202);
+        assert_eq!(bytes.len(), LARGEST_HEADER_AREA_BYTES);
+        assert_eq!(FileHeader::from_bytes(&bytes).as_ref(), Ok(&header));
+        // The copy alone, at the last place where one may stand.
+        let mut copy = bytes;
+        copy[..MAX_COPY_OFFSET].fill(0);
+        assert_eq!(find_header(&copy, |_| true), Ok(header));
+    }
+
+    #[test]
+    fn fields_no_writer_produces_are_refused() {
+        let with = |sequence, previous_sequence| {
+            let header = FileHeader { sequence, previous_sequence, ..sample(b"key") };
+            FileHeader::from_bytes(&header.to_bytes()).map(drop)
+        };
+        for (sequence, previous) in [(1, 0), (7, 6), (MAX_SEQUENCE, MAX_SEQUENCE - 1)] {
+            assert_eq!(with(sequence, previous), Ok(()), "{sequence} after {previous}");
+        }
+        for (sequence, previous) in [(0, 0), (MAX_SEQUENCE + 1, 0), (7, 7), (7, 8)] {
+            let read = with(sequence, previous);
+            assert_eq!(read, Err(FormatError::Field), "{sequence} after {previous}");
+        }
+        // Lengths that do not add up to `header_bytes`.
+        for (at, value) in [(120, 3), (124, 2)] {
+            let short = forged(&sample(b"key"), |bytes| bytes[at] = value);
+            assert_eq!(FileHeader::from_bytes(&short), Err(FormatError::Field), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_copy_counts_only_where_it_may_stand_and_only_after_the_header() {
+        let header = sample(b"key");
+        let one = forged(&header, |_| {});
+        let newer = forged(&header, |bytes| bytes[6] = 2);
+        let file = |parts: &[(usize, &[u8])]| {
+            let mut file = vec![0; 2048];
+            for (at, part) in parts {
+                file[*at..*at + part.len()].copy_from_slice(part);
+            }
+            find_header(&file, |_| true)
+        };
+        assert_eq!(file(&[(512, &one)]), Ok(header.clone()));
+        assert_eq!(file(&[(1024, &one)]), Err(FormatError::Signature), "one inside a payload");
+        assert_eq!(file(&[(0, &one), (512, &newer)]), Ok(header));
+        assert_eq!(file(&[(512, &newer)]), Err(FormatError::Newer(2)));
+    }
+
     #[test]
     fn lengths_are_checked_before_they_are_used() {
         let mut bytes = sample(b"key").to_bytes();

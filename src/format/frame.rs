@@ -187,6 +187,7 @@ mod tests {
             assert_eq!(FrameHeader::from_bytes(&bytes, SEED, 0), Err(FormatError::Field));
         };
         refuse(|h| h.flags = FrameFlags(16));
+        refuse(|h| h.flags = FrameFlags(16).with(FrameFlags::HEADER));
         refuse(|h| h.flags = FrameFlags::default());
         refuse(|h| h.flags = FrameFlags::SEAL.with(FrameFlags::HEADER));
         refuse(|h| h.flags = FrameFlags::MARK.with(FrameFlags::HEADER));
@@ -194,6 +195,8 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_specification() {
+        assert_eq!(FrameFlags::HEADER.with(FrameFlags(3)), FrameFlags(3));
+        assert_eq!(Seed::of_nonce(0x0F0F_0001_FF00_0001), Seed(0xF00F_0000));
         let bytes = sample().to_bytes(Seed(0), 0);
         assert_eq!(bytes[..4], [0xF7, b'K', b'W', 0xE5]);
         assert_eq!(bytes[4..12], [3, 0, 7, 0, 100, 0, 0, 0]);

@@ -83,6 +83,29 @@ mod tests {
         assert_eq!(key_hash(b"8yn0iYCKYHlIj4-BwPqk"), key_hash(b"GReLUrM4wMqfg9yzV3KQ"));
     }
 
+    /// `SplitMix64` started from 0 gives these numbers.
+    #[test]
+    fn the_mixer_is_the_published_one() {
+        let step = 0x9e37_79b9_7f4a_7c15_u64;
+        assert_eq!(mix(step), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(mix(step.wrapping_mul(2)), 0x6e78_9e6a_a1b9_65f4);
+    }
+
+    #[test]
+    fn labels_are_those_of_the_specification() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"", "_"),
+            (b"..", "_."),
+            (b"Az09.-_ /~", "az09._____"),
+            (b"\xff\0", "__"),
+            (&[b'x'; 32], "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+            (&[b'x'; 33], "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(label(key), expected, "{key:?}");
+        }
+    }
+
     #[test]
     fn names_read_back_whatever_the_key() {
         let keys: [&[u8]; 9] = [
@@ -133,6 +156,9 @@ mod tests {
             "hits-000000000000001f-4294967295.log",
             "hits-000000000000001f-+001.log",
             "h/ts-000000000000001f-0001.log",
+            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-000000000000001f-0001.log",
+            "hits-000000000000001g-0001.log",
+            "hits-0000000000000001f-0001.log",
         ] {
             assert_eq!(SegmentName::parse(bad), None, "{bad}");
         }
