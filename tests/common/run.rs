@@ -81,6 +81,8 @@ pub struct Run {
     pub start: usize,
     /// A sync failed since the log was opened: of no key, of this one, of any of them.
     pub poisoned: Vec<bool>,
+    /// Keys of which a sync failed: what had waited for it may be lost, and no later sync proves anything.
+    unsynced: Vec<bool>,
     pub sync_failed: bool,
     /// The power was cut and the log has not been opened since.
     pub power_cut: bool,
@@ -115,6 +117,7 @@ impl Run {
             wal: None,
             before: keys.clone(),
             poisoned: vec![false; keys.len()],
+            unsynced: vec![false; keys.len()],
             keys,
             sync_failed: false,
             power_cut: false,
@@ -209,6 +212,7 @@ impl Run {
         if let Some(error) = &error {
             let was_poisoned = self.poisoned[key];
             self.poisoned[key] |= is_sync_error(error);
+            self.unsynced[key] |= is_sync_error(error) && !self.only_stuck(error);
             // Only an entry whose own sync failed may be there; whether it is, the log says.
             let doubtful = disk && is_sync_error(error);
             let next = wal.next_index(name);
@@ -264,11 +268,13 @@ impl Run {
     fn sync_key(&mut self, key: usize) -> Check<Result<(), WalError>> {
         let result = self.wal()?.sync_key(self.setup.keys[key]);
         if result.is_ok() {
-            let lost = self.poisoned[key] && self.keys[key].durable < self.keys[key].count();
+            let lost = self.unsynced[key] && self.keys[key].durable < self.keys[key].count();
             ensure!(!lost, "sync_key after a failed sync is acknowledged");
             self.keys[key].durable = self.keys[key].count();
         }
-        self.poisoned[key] |= result.as_ref().is_err_and(is_sync_error);
+        if result.as_ref().is_err_and(is_sync_error) {
+            (self.poisoned[key], self.unsynced[key]) = (true, true);
+        }
         Ok(result)
     }
 
@@ -295,15 +301,29 @@ impl Run {
             segments.iter().any(|segment| segment.path == *path)
         };
         match self.setup.keys.iter().position(is_of) {
-            Some(key) => self.poisoned[key] |= is_sync_error(error),
+            Some(key) if is_sync_error(error) => {
+                (self.poisoned[key], self.unsynced[key]) = (true, true);
+            }
+            Some(_) => {}
             None => self.sync_failed |= is_sync_error(error),
         }
     }
 
+    /// Whether the error is about the file of a new segment that could be neither made nor removed. No
+    /// entry waits for that one to be durable.
+    fn only_stuck(&self, error: &WalError) -> bool {
+        let (WalError::Poisoned { path }, Some(wal)) = (error, &self.wal) else { return false };
+        path.extension().is_some_and(|extension| extension == "log")
+            && self.setup.keys.iter().all(|name| {
+                let segments = wal.segments(name);
+                segments.is_ok_and(|all| all.iter().all(|segment| segment.path != *path))
+            })
+    }
+
     /// Whether a sync has failed that some entry was waiting for.
     fn may_have_lost(&self) -> bool {
-        let mut keys = self.keys.iter().zip(&self.poisoned);
-        keys.any(|(key, poisoned)| (self.sync_failed || *poisoned) && key.durable < key.count())
+        let mut keys = self.keys.iter().zip(&self.unsynced);
+        keys.any(|(key, unsynced)| (self.sync_failed || *unsynced) && key.durable < key.count())
     }
 
     fn truncate(&mut self, key: usize) -> Check<Result<(), WalError>> {
@@ -349,7 +369,7 @@ impl Run {
             Ok(()) => {
                 self.keys[key].remove();
                 // A new life has new files.
-                self.poisoned[key] = false;
+                (self.poisoned[key], self.unsynced[key]) = (false, false);
             }
             Err(_) => self.keys[key].maybe_removed = true,
         }
@@ -415,6 +435,7 @@ impl Run {
         }
         self.wal = Some(wal);
         self.poisoned.fill(false);
+        self.unsynced.fill(false);
         self.sync_failed = false;
         Ok(())
     }
