@@ -50,7 +50,8 @@ impl Source {
             }
         }
         let mut files = Vec::new();
-        if root.is_dir() {
+        let facts = fs::metadata(&root).map_err(|error| format!("{}: {error}", root.display()))?;
+        if facts.is_dir() {
             walk(&root, &mut files)?;
         } else {
             files.push(root.clone());
