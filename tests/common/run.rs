@@ -211,8 +211,12 @@ impl Run {
         };
         if let Some(error) = &error {
             let was_poisoned = self.poisoned[key];
-            self.poisoned[key] |= is_sync_error(error);
-            self.unsynced[key] |= is_sync_error(error) && !self.only_stuck(error);
+            if is_sync_error(error) {
+                // To make room, the file of another key may have been closed, and that one failed.
+                let owner = self.owner(error).unwrap_or(key);
+                self.poisoned[owner] = true;
+                self.unsynced[owner] |= !self.only_stuck(error);
+            }
             // Only an entry whose own sync failed may be there; whether it is, the log says.
             let doubtful = disk && is_sync_error(error);
             let next = wal.next_index(name);
@@ -294,13 +298,7 @@ impl Run {
 
     /// A sync of everything failed: of one key, if the error names a segment of it.
     fn note_failed_sync(&mut self, error: &WalError) {
-        let (WalError::Io { path, .. } | WalError::Poisoned { path }) = error else { return };
-        let is_of = |name: &&[u8]| {
-            let segments = self.wal.as_ref().map(|wal| wal.segments(name));
-            let segments = segments.and_then(Result::ok).unwrap_or_default();
-            segments.iter().any(|segment| segment.path == *path)
-        };
-        match self.setup.keys.iter().position(is_of) {
+        match self.owner(error) {
             Some(key) if is_sync_error(error) => {
                 (self.poisoned[key], self.unsynced[key]) = (true, true);
             }
@@ -309,15 +307,23 @@ impl Run {
         }
     }
 
+    /// The key that has the segment which the error names.
+    fn owner(&self, error: &WalError) -> Option<usize> {
+        let (WalError::Io { path, .. } | WalError::Poisoned { path }) = error else { return None };
+        let wal = self.wal.as_ref()?;
+        self.setup.keys.iter().position(|name| {
+            let segments = wal.segments(name).unwrap_or_default();
+            segments.iter().any(|segment| segment.path == *path)
+        })
+    }
+
     /// Whether the error is about the file of a new segment that could be neither made nor removed. No
     /// entry waits for that one to be durable.
     fn only_stuck(&self, error: &WalError) -> bool {
         let (WalError::Poisoned { path }, Some(wal)) = (error, &self.wal) else { return false };
         path.extension().is_some_and(|extension| extension == "log")
-            && self.setup.keys.iter().all(|name| {
-                let segments = wal.segments(name);
-                segments.is_ok_and(|all| all.iter().all(|segment| segment.path != *path))
-            })
+            && self.setup.keys.iter().all(|name| wal.segments(name).is_ok())
+            && self.owner(error).is_none()
     }
 
     /// Whether a sync has failed that some entry was waiting for.
