@@ -447,3 +447,21 @@ fn a_sync_whose_error_somebody_else_got_acknowledges_nothing() {
     assert!(one.is_err() || found == ["zero", "one"], "{one:?}, and there is {found:?}");
     assert!(matches!(wal.sync_key("k"), Err(WalError::Poisoned { .. })));
 }
+
+/// A creation that failed came back after the key had been removed, where an earlier removal had left a
+/// tombstone.
+#[test]
+fn a_failed_creation_behind_a_tombstone_does_not_come_back() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().preallocate_bytes(4_096)).unwrap();
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    wal.remove_key(TWINS[0]).unwrap();
+    fail(&sim, CallKind::Write, 0, FaultKind::ShortThenError { bytes: 600, error: 5 }, "8yn0");
+    wal.append_entry(TWINS[0], None, "x", true).unwrap_err();
+    wal.remove_key(TWINS[0]).unwrap();
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, choice| {
+        let keys = open(&boot(image)).enumerate_keys().unwrap().len();
+        assert_eq!(keys, 1, "{choice:?}");
+    });
+}
