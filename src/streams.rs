@@ -194,10 +194,12 @@ impl Streams {
     }
 
     /// Takes a stream that has no segments out of the map. Its writer lock is held. `highest`: of the
-    /// numbers that files with its hash have used; if there is any, the place stays, as nobody's.
+    /// numbers that files with its hash have used; if there is any, or a key behind it would not be found
+    /// any more, the place stays, as nobody's.
     pub(crate) fn forget(&self, stream: &Stream, highest: u32) {
+        let needed = highest > 0 || self.next_is_taken(stream.hash);
         let mut shard = self.write(stream.hash);
-        if highest > 0 {
+        if needed {
             shard.replace(ByHash(Arc::new(Stream::nobodys(stream.hash, highest))));
         } else {
             shard.remove(&stream.hash);

@@ -465,3 +465,27 @@ fn a_failed_creation_behind_a_tombstone_does_not_come_back() {
         assert_eq!(keys, 1, "{choice:?}");
     });
 }
+
+/// The twins on a disk from which the first one's file is gone.
+fn without_the_first_twin() -> SimDir {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    let mut image = sim.durable_image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    image.remove(&name);
+    boot(&image)
+}
+
+/// A failed append gave up the place of a key whose file is missing, and its twin was not found.
+#[test]
+fn a_failed_append_in_place_of_a_missing_file_does_not_hide_the_twin() {
+    let sim = without_the_first_twin();
+    let wal = open(&sim);
+    fail(&sim, CallKind::Create, 0, ENOSPC, "8yn0");
+    wal.append_entry(TWINS[0], None, "x", true).unwrap_err();
+    assert_eq!(contents(&wal, TWINS[1]), ["second"]);
+    wal.append_entry(TWINS[1], None, "third", true).unwrap();
+    assert_eq!(contents(&open(&sim.after_kill()), TWINS[1]), ["second", "third"]);
+}
