@@ -161,7 +161,8 @@ impl Wal {
 
     /// Syncs everything, leaves the directory so that the next open need not check it, and releases
     /// it. The data stays. Every later call on this `Wal` answers [`Closed`](WalError::Closed). If the
-    /// creation or removal of a file could be neither done nor undone, the next open does check it.
+    /// creation or removal of a file could be neither done nor undone, or the files are missing by which a
+    /// key with the same hash is found, the next open does check it.
     ///
     /// Dropping a `Wal` without this loses nothing either: the next open takes longer.
     ///
@@ -175,7 +176,7 @@ impl Wal {
         }
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clean = true;
+        let mut clean = !self.streams.has_filled_places();
         let mut result = Ok(());
         for stream in self.streams.all() {
             // Waits for an append that is on its way; none comes after.

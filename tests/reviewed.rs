@@ -489,3 +489,23 @@ fn a_failed_append_in_place_of_a_missing_file_does_not_hide_the_twin() {
     wal.append_entry(TWINS[1], None, "third", true).unwrap();
     assert_eq!(contents(&open(&sim.after_kill()), TWINS[1]), ["second", "third"]);
 }
+
+/// A twin whose predecessor's file is missing was found until the next clean shutdown.
+#[test]
+fn a_missing_file_does_not_hide_the_twin_after_a_shutdown() {
+    let sim = without_the_first_twin();
+    for round in 1..4 {
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, TWINS[1]), ["second"], "opened {round} times");
+        wal.shutdown().unwrap();
+    }
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "again", true).unwrap();
+    wal.shutdown().unwrap();
+    for clean in [false, true] {
+        let wal = open(&sim);
+        assert_eq!(wal.recovery_report().clean, clean);
+        assert_eq!((contents(&wal, TWINS[0]).len(), contents(&wal, TWINS[1]).len()), (1, 1));
+        wal.shutdown().unwrap();
+    }
+}
