@@ -509,3 +509,20 @@ fn a_missing_file_does_not_hide_the_twin_after_a_shutdown() {
         wal.shutdown().unwrap();
     }
 }
+
+/// With the facts of a directory all of whose keys were removed, the numbers they had used were lost.
+#[test]
+fn references_to_the_only_key_stay_dead_when_the_facts_are_damaged() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let old = wal.append_entry("k", None, "old", true).unwrap();
+    wal.remove_key("k").unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let bytes = image.get("META").unwrap().len();
+    image.set("META", vec![0; bytes]);
+    let wal = open(&boot(&image));
+    wal.append_entry("k", None, "new", true).unwrap();
+    let read = wal.read_entry_at(old);
+    assert!(matches!(read, Err(WalError::Expired | WalError::InvalidRef)), "{read:?}");
+}
