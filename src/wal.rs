@@ -232,19 +232,21 @@ impl Wal {
                 );
             })
             .map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
+        let remove = |name: &str| match store.dir.remove(name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| {
+                WalError::io(&store.dir.path().join(name), "remove the file", source)
+            }),
+        };
+        let sync = || {
+            let synced = store.dir.sync();
+            synced.map_err(|source| WalError::io(store.dir.path(), "sync the directory", source))
+        };
+        names.iter().try_for_each(|name| remove(name))?;
         // The facts and the lock go last: until then an interrupted removal is a log with fewer keys.
-        names.extend([META_NAME.to_owned(), LOCK_NAME.to_owned()]);
-        for name in names {
-            match store.dir.remove(&name) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                result => result.map_err(|source| {
-                    WalError::io(&store.dir.path().join(&name), "remove the file", source)
-                })?,
-            }
-        }
-        store
-            .dir
-            .sync()
-            .map_err(|source| WalError::io(store.dir.path(), "sync the directory", source))
+        sync()?;
+        remove(META_NAME)?;
+        remove(LOCK_NAME)?;
+        sync()
     }
 }

@@ -526,3 +526,20 @@ fn references_to_the_only_key_stay_dead_when_the_facts_are_damaged() {
     let read = wal.read_entry_at(old);
     assert!(matches!(read, Err(WalError::Expired | WalError::InvalidRef)), "{read:?}");
 }
+
+/// Of a removal of everything that a power cut interrupted, the facts could be gone before a key was,
+/// which counted as damage.
+#[test]
+fn a_destroy_that_was_cut_off_is_no_damage() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let start = sim.trace_len();
+    wal.append_entry("k", None, "x", true).unwrap();
+    wal.destroy().unwrap();
+    for at in start..=sim.trace_len() {
+        sim.crash_images(at, &CrashBudget::default(), &mut |image, choice| {
+            let report = open(&boot(image)).recovery_report().clone();
+            assert!(report.damaged.is_empty(), "{choice:?}: {:?}", report.damaged);
+        });
+    }
+}
