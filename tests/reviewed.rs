@@ -1,7 +1,8 @@
 //! Bugs that a review found, each as a test that failed then: combinations of damage, full disks, failed
 //! calls, and keys with one hash.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -540,6 +541,54 @@ fn a_destroy_that_was_cut_off_is_no_damage() {
         sim.crash_images(at, &CrashBudget::default(), &mut |image, choice| {
             let report = open(&boot(image)).recovery_report().clone();
             assert!(report.damaged.is_empty(), "{choice:?}: {:?}", report.damaged);
+        });
+    }
+}
+
+/// A reader that put the segments in a row while a compaction removed what a power cut had brought back
+/// of dropped ones missed those in between.
+#[test]
+fn a_reader_beside_a_compaction_finds_no_damage() {
+    let clock = Arc::new(ManualClock::new(NOW));
+    // One open file and one row of segments are remembered.
+    let options = options()
+        .max_segment_bytes(4_096)
+        .max_entry_bytes(4_000)
+        .max_open_files(1)
+        .clock(clock.clone());
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    for n in 0..3 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    let first = sim.image().get(SEGMENT).unwrap().to_vec();
+    clock.advance(Duration::from_secs(1_000));
+    wal.append_entry("k", None, "new", true).unwrap();
+    assert_eq!(wal.compact().unwrap().dropped_segments, 3);
+    let mut image = sim.durable_image();
+    image.set(SEGMENT, first);
+    // Who comes first is up to the scheduler.
+    for round in 0..100 {
+        let dir = HookedDir::new(&boot(&image), "META");
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options.clone()).unwrap());
+        wal.append_entry("other", None, "x", true).unwrap();
+        clock.advance(Duration::from_millis(1));
+        let (came, has_come) = mpsc::channel();
+        let (let_go, go_on) = mpsc::channel();
+        let other = Arc::clone(&wal);
+        dir.before_sync(move || {
+            assert_eq!(contents(&other, "other"), ["x"]); // in place of the row of `k`
+            came.send(()).unwrap();
+            go_on.recv().unwrap();
+        });
+        thread::scope(|scope| {
+            let compact = scope.spawn(|| wal.compact().unwrap());
+            has_come.recv().unwrap();
+            let read = scope.spawn(|| all(&wal, "k"));
+            thread::sleep(Duration::from_millis(2)); // until it waits for the facts
+            let_go.send(()).unwrap();
+            assert_eq!(compact.join().unwrap().dropped_segments, 1);
+            assert_eq!(read.join().unwrap(), ["3:new"], "round {round}");
         });
     }
 }
