@@ -223,8 +223,11 @@ fn read_meta(
             }
             return Ok((MetaFile::new(file, state), past));
         }
-        (_, _) if listing.segments == 0 => {
-            (Meta { directory_id: dir.random(), clean: true, ..Meta::default() }, Past::Clean)
+        (file, _) if listing.segments == 0 => {
+            // If this is damage, it is not known what numbers the removed keys had.
+            let floor = if file.is_some() { LOST_FLOOR_GAP } else { 0 };
+            let directory_id = dir.random();
+            (Meta { floor, directory_id, clean: true, ..Meta::default() }, Past::Clean)
         }
         (_, _) => {
             let what = "missing or damaged; its facts were put together anew".to_owned();

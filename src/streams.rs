@@ -14,6 +14,7 @@ use ahash::{AHasher, RandomState};
 
 use crate::error::{Result, WalError};
 use crate::format::key_hash;
+use crate::primitives::atomic::{AtomicBool, Ordering};
 use crate::primitives::{RwLock, RwLockReadGuard, RwLockWriteGuard, yield_now};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
@@ -65,6 +66,8 @@ impl Eq for ByHash {}
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     shards: [RwLock<Shard>; SHARDS],
+    /// Places were filled whose files are lost: only a look at all keys finds that out.
+    filled: AtomicBool,
 }
 
 impl Streams {
@@ -194,10 +197,12 @@ impl Streams {
     }
 
     /// Takes a stream that has no segments out of the map. Its writer lock is held. `highest`: of the
-    /// numbers that files with its hash have used; if there is any, the place stays, as nobody's.
+    /// numbers that files with its hash have used; if there is any, or a key behind it would not be found
+    /// any more, the place stays, as nobody's.
     pub(crate) fn forget(&self, stream: &Stream, highest: u32) {
+        let needed = highest > 0 || self.next_is_taken(stream.hash);
         let mut shard = self.write(stream.hash);
-        if highest > 0 {
+        if needed {
             shard.replace(ByHash(Arc::new(Stream::nobodys(stream.hash, highest))));
         } else {
             shard.remove(&stream.hash);
@@ -215,6 +220,15 @@ impl Streams {
         }
         let places = (0..steps).map(|step| start.wrapping_add(step));
         let lost = places.filter(|hash| self.by_hash(*hash).is_none());
-        lost.map(|hash| self.insert(Stream::nobodys(hash, 0))).count() as u64
+        let lost = lost.map(|hash| self.insert(Stream::nobodys(hash, 0))).count() as u64;
+        if lost > 0 {
+            self.filled.store(true, Ordering::Relaxed);
+        }
+        lost
+    }
+
+    /// Whether the next one who opens the directory has to fill places, too.
+    pub(crate) fn has_filled_places(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
     }
 }

@@ -132,6 +132,12 @@ impl SyncGate {
         let mut state = self.lock();
         state.syncing = false;
         match result {
+            // Who shut the gate meanwhile may have got the error that the kernel reports only once.
+            Ok(()) if state.failed.is_some() => {
+                drop(state);
+                self.changed.notify_all();
+                Err(SyncError::Failed(io::Error::other("another call on the file failed")))
+            }
             Ok(()) => {
                 self.durable.fetch_max(covered, Ordering::AcqRel);
                 drop(state);

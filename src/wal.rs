@@ -161,7 +161,8 @@ impl Wal {
 
     /// Syncs everything, leaves the directory so that the next open need not check it, and releases
     /// it. The data stays. Every later call on this `Wal` answers [`Closed`](WalError::Closed). If the
-    /// creation or removal of a file could be neither done nor undone, the next open does check it.
+    /// creation or removal of a file could be neither done nor undone, or the files are missing by which a
+    /// key with the same hash is found, the next open does check it.
     ///
     /// Dropping a `Wal` without this loses nothing either: the next open takes longer.
     ///
@@ -175,7 +176,7 @@ impl Wal {
         }
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clean = true;
+        let mut clean = !self.streams.has_filled_places();
         let mut result = Ok(());
         for stream in self.streams.all() {
             // Waits for an append that is on its way; none comes after.
@@ -231,19 +232,21 @@ impl Wal {
                 );
             })
             .map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
+        let remove = |name: &str| match store.dir.remove(name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| {
+                WalError::io(&store.dir.path().join(name), "remove the file", source)
+            }),
+        };
+        let sync = || {
+            let synced = store.dir.sync();
+            synced.map_err(|source| WalError::io(store.dir.path(), "sync the directory", source))
+        };
+        names.iter().try_for_each(|name| remove(name))?;
         // The facts and the lock go last: until then an interrupted removal is a log with fewer keys.
-        names.extend([META_NAME.to_owned(), LOCK_NAME.to_owned()]);
-        for name in names {
-            match store.dir.remove(&name) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                result => result.map_err(|source| {
-                    WalError::io(&store.dir.path().join(&name), "remove the file", source)
-                })?,
-            }
-        }
-        store
-            .dir
-            .sync()
-            .map_err(|source| WalError::io(store.dir.path(), "sync the directory", source))
+        sync()?;
+        remove(META_NAME)?;
+        remove(LOCK_NAME)?;
+        sync()
     }
 }

@@ -1,13 +1,15 @@
 //! Bugs that a review found, each as a test that failed then: combinations of damage, full disks, failed
 //! calls, and keys with one hash.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
 use keywal::{ManualClock, Result, Wal, WalError, WalOptions};
 
+use common::hooked::HookedDir;
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
 
 mod common;
@@ -425,4 +427,168 @@ fn a_failed_creation_does_not_come_back_once_the_key_is_removed() {
         phantoms += usize::from(wal.enumerate_keys().unwrap().len() > 0);
     });
     assert_eq!(phantoms, 0);
+}
+
+/// A failed append and a sync at the same moment: the sync of the former got the error that the kernel
+/// reports once, and the latter acknowledged what was lost.
+#[test]
+fn a_sync_whose_error_somebody_else_got_acknowledges_nothing() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "k-");
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+    wal.append_entry("k", None, "zero", true).unwrap();
+    let (other, faults) = (Arc::clone(&wal), sim.clone());
+    dir.before_sync(move || {
+        fail(&faults, CallKind::Write, 0, FaultKind::Error(5), "k-");
+        fail(&faults, CallKind::SyncData, 0, FaultKind::Error(5), "k-");
+        other.append_entry("k", None, "two", false).unwrap_err();
+    });
+    let one = wal.append_entry("k", None, "one", true);
+    let found = contents(&open(&boot(&sim.durable_image())), "k");
+    assert!(one.is_err() || found == ["zero", "one"], "{one:?}, and there is {found:?}");
+    assert!(matches!(wal.sync_key("k"), Err(WalError::Poisoned { .. })));
+}
+
+/// A creation that failed came back after the key had been removed, where an earlier removal had left a
+/// tombstone.
+#[test]
+fn a_failed_creation_behind_a_tombstone_does_not_come_back() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().preallocate_bytes(4_096)).unwrap();
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    wal.remove_key(TWINS[0]).unwrap();
+    fail(&sim, CallKind::Write, 0, FaultKind::ShortThenError { bytes: 600, error: 5 }, "8yn0");
+    wal.append_entry(TWINS[0], None, "x", true).unwrap_err();
+    wal.remove_key(TWINS[0]).unwrap();
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, choice| {
+        let keys = open(&boot(image)).enumerate_keys().unwrap().len();
+        assert_eq!(keys, 1, "{choice:?}");
+    });
+}
+
+/// The twins on a disk from which the first one's file is gone.
+fn without_the_first_twin() -> SimDir {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "first", true).unwrap();
+    wal.append_entry(TWINS[1], None, "second", true).unwrap();
+    let mut image = sim.durable_image();
+    let name = image.files().map(|f| f.0.to_owned()).find(|n| n.contains("8yn0")).unwrap();
+    image.remove(&name);
+    boot(&image)
+}
+
+/// A failed append gave up the place of a key whose file is missing, and its twin was not found.
+#[test]
+fn a_failed_append_in_place_of_a_missing_file_does_not_hide_the_twin() {
+    let sim = without_the_first_twin();
+    let wal = open(&sim);
+    fail(&sim, CallKind::Create, 0, ENOSPC, "8yn0");
+    wal.append_entry(TWINS[0], None, "x", true).unwrap_err();
+    assert_eq!(contents(&wal, TWINS[1]), ["second"]);
+    wal.append_entry(TWINS[1], None, "third", true).unwrap();
+    assert_eq!(contents(&open(&sim.after_kill()), TWINS[1]), ["second", "third"]);
+}
+
+/// A twin whose predecessor's file is missing was found until the next clean shutdown.
+#[test]
+fn a_missing_file_does_not_hide_the_twin_after_a_shutdown() {
+    let sim = without_the_first_twin();
+    for round in 1..4 {
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, TWINS[1]), ["second"], "opened {round} times");
+        wal.shutdown().unwrap();
+    }
+    let wal = open(&sim);
+    wal.append_entry(TWINS[0], None, "again", true).unwrap();
+    wal.shutdown().unwrap();
+    for clean in [false, true] {
+        let wal = open(&sim);
+        assert_eq!(wal.recovery_report().clean, clean);
+        assert_eq!((contents(&wal, TWINS[0]).len(), contents(&wal, TWINS[1]).len()), (1, 1));
+        wal.shutdown().unwrap();
+    }
+}
+
+/// With the facts of a directory all of whose keys were removed, the numbers they had used were lost.
+#[test]
+fn references_to_the_only_key_stay_dead_when_the_facts_are_damaged() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let old = wal.append_entry("k", None, "old", true).unwrap();
+    wal.remove_key("k").unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let bytes = image.get("META").unwrap().len();
+    image.set("META", vec![0; bytes]);
+    let wal = open(&boot(&image));
+    wal.append_entry("k", None, "new", true).unwrap();
+    let read = wal.read_entry_at(old);
+    assert!(matches!(read, Err(WalError::Expired | WalError::InvalidRef)), "{read:?}");
+}
+
+/// Of a removal of everything that a power cut interrupted, the facts could be gone before a key was,
+/// which counted as damage.
+#[test]
+fn a_destroy_that_was_cut_off_is_no_damage() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let start = sim.trace_len();
+    wal.append_entry("k", None, "x", true).unwrap();
+    wal.destroy().unwrap();
+    for at in start..=sim.trace_len() {
+        sim.crash_images(at, &CrashBudget::default(), &mut |image, choice| {
+            let report = open(&boot(image)).recovery_report().clone();
+            assert!(report.damaged.is_empty(), "{choice:?}: {:?}", report.damaged);
+        });
+    }
+}
+
+/// A reader that put the segments in a row while a compaction removed what a power cut had brought back
+/// of dropped ones missed those in between.
+#[test]
+fn a_reader_beside_a_compaction_finds_no_damage() {
+    let clock = Arc::new(ManualClock::new(NOW));
+    // One open file and one row of segments are remembered.
+    let options = options()
+        .max_segment_bytes(4_096)
+        .max_entry_bytes(4_000)
+        .max_open_files(1)
+        .clock(clock.clone());
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    for n in 0..3 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    let first = sim.image().get(SEGMENT).unwrap().to_vec();
+    clock.advance(Duration::from_secs(1_000));
+    wal.append_entry("k", None, "new", true).unwrap();
+    assert_eq!(wal.compact().unwrap().dropped_segments, 3);
+    let mut image = sim.durable_image();
+    image.set(SEGMENT, first);
+    // Who comes first is up to the scheduler.
+    for round in 0..100 {
+        let dir = HookedDir::new(&boot(&image), "META");
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options.clone()).unwrap());
+        wal.append_entry("other", None, "x", true).unwrap();
+        clock.advance(Duration::from_millis(1));
+        let (came, has_come) = mpsc::channel();
+        let (let_go, go_on) = mpsc::channel();
+        let other = Arc::clone(&wal);
+        dir.before_sync(move || {
+            assert_eq!(contents(&other, "other"), ["x"]); // in place of the row of `k`
+            came.send(()).unwrap();
+            go_on.recv().unwrap();
+        });
+        thread::scope(|scope| {
+            let compact = scope.spawn(|| wal.compact().unwrap());
+            has_come.recv().unwrap();
+            let read = scope.spawn(|| all(&wal, "k"));
+            thread::sleep(Duration::from_millis(2)); // until it waits for the facts
+            let_go.send(()).unwrap();
+            assert_eq!(compact.join().unwrap().dropped_segments, 1);
+            assert_eq!(read.join().unwrap(), ["3:new"], "round {round}");
+        });
+    }
 }

@@ -23,6 +23,10 @@ impl Stream {
                 return Ok(Some((chain, newest)));
             }
             let chain = Arc::new(self.link(store, sealed, &newest)?);
+            let sound = chain.nodes.iter().all(|node| matches!(node, Node::Present(_)));
+            if !sound && self.sequences() != sequences {
+                continue; // some were dropped meanwhile, which may look like a loss
+            }
             if !chain.unused.is_empty() {
                 // They are no part of the stream, and no reference leads to them. When the key is removed,
                 // they may be all that is left of its files.
@@ -33,7 +37,7 @@ impl Stream {
                 continue;
             }
             // A lost segment may be put back by hand, so only sound chains are remembered.
-            if chain.nodes.iter().all(|node| matches!(node, Node::Present(_))) {
+            if sound {
                 store.chains.put(self.hash, sequences, &chain);
             }
             return Ok(Some((chain, newest)));

@@ -214,7 +214,8 @@ impl Stream {
         self.check_discardable(store, writer)?;
         let mut sequences = self.sequences();
         if sequences.is_empty() {
-            return Ok(());
+            // A creation that failed and was undone may come back until then.
+            return store.sync_names(store.latest_name_change());
         }
         let now_ms = store.now_ms();
         let tombstone = self.create_file(store, writer, |header| FileHeader {

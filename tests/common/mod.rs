@@ -6,6 +6,7 @@
 pub mod child;
 pub mod forge;
 pub mod heap;
+pub mod hooked;
 pub mod logs;
 pub mod ops;
 pub mod oracle;
