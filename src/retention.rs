@@ -42,9 +42,9 @@ pub(crate) fn expired(expirations: &[u64], drop_through_ms: u64) -> usize {
 pub enum ClockTrouble {
     /// The time of day is before a moment that was seen earlier. Wait until it has caught up.
     WentBack,
-    /// The time of day moved ahead of the monotonic clock since the directory was opened, by more than a
-    /// hundredth of the retention or ten seconds. If the new
-    /// time is right, reopen the directory to accept it.
+    /// The time of day moved ahead of the monotonic clock since the directory was opened, or since an
+    /// append met a clock that had been set back, by more than a hundredth of the retention or ten
+    /// seconds. If the new time is right, reopen the directory to accept it.
     JumpedAhead,
 }
 
@@ -66,6 +66,15 @@ impl ClockGuard {
             latest_ms: now_ms,
             tolerated_ms: tolerated_jump_ms(retention_ms),
             jumped: false,
+        }
+    }
+
+    /// Takes in what both clocks said at a moment when the time of day was behind: from then on it may
+    /// run ahead no more than it may since the directory was opened.
+    pub(crate) fn saw(&mut self, now_ms: u64, monotonic_ms: u64) {
+        let elapsed = monotonic_ms.saturating_sub(self.anchor_monotonic_ms);
+        if now_ms < self.anchor_now_ms.saturating_add(elapsed) {
+            (self.anchor_now_ms, self.anchor_monotonic_ms) = (now_ms, monotonic_ms);
         }
     }
 

@@ -43,6 +43,10 @@ pub(crate) struct Store {
     pub(crate) interrupted: AtomicU64,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
+    /// The latest time of day that was seen, and what both clocks said when an append found it set back:
+    /// the time of day, then the other.
+    latest_ms: AtomicU64,
+    set_back: Mutex<Option<(u64, u64)>>,
     /// The process that opened the directory.
     process: Process,
     /// Names created and removed so far by this process; marks of `names`.
@@ -52,6 +56,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(dir: Arc<dyn Dir>, options: WalOptions, past: Past, meta: MetaFile) -> Self {
+        let opened_ms = options.clock.now_ms();
         Self {
             dir,
             past,
@@ -68,6 +73,8 @@ impl Store {
             }),
             meta: Mutex::new(meta),
             closed: AtomicBool::new(false),
+            latest_ms: AtomicU64::new(opened_ms),
+            set_back: Mutex::new(None),
             process: Process::current(),
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
@@ -76,6 +83,36 @@ impl Store {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.options.clock.now_ms()
+    }
+
+    /// The time of day for an entry. Notes a clock that has been set back.
+    pub(crate) fn append_ms(&self) -> u64 {
+        let now_ms = self.now_ms();
+        if now_ms < self.latest_ms.load(Ordering::Relaxed) {
+            let monotonic_ms = self.options.clock.monotonic_ms();
+            let mut set_back = self.set_back.lock().unwrap_or_else(PoisonError::into_inner);
+            let expected_ms = set_back.map_or(u64::MAX, |(before_ms, then_ms)| {
+                before_ms.saturating_add(monotonic_ms.saturating_sub(then_ms))
+            });
+            if now_ms < expected_ms {
+                *set_back = Some((now_ms, monotonic_ms));
+            }
+        } else {
+            self.saw_time(now_ms);
+        }
+        now_ms
+    }
+
+    /// Notes that it was this late.
+    pub(crate) fn saw_time(&self, now_ms: u64) {
+        if now_ms > self.latest_ms.load(Ordering::Relaxed) {
+            self.latest_ms.fetch_max(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// What both clocks said when an append found the time of day farthest behind.
+    pub(crate) fn set_back(&self) -> Option<(u64, u64)> {
+        *self.set_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -287,10 +287,12 @@ fn a_full_disk_costs_nothing_and_ends_when_there_is_space() {
 fn clocks_are_not_believed_against_the_data() {
     let dir = tempfile::tempdir().unwrap();
     let (options, clock) = options();
-    let wal = Wal::new(dir.path(), options.clone()).unwrap();
     clock.set(0);
+    let wal = Wal::new(dir.path(), options.clone()).unwrap();
     wal.append_entry("k", None, "in 1970", false).unwrap();
+    drop(wal);
     clock.set(NOW);
+    let wal = Wal::new(dir.path(), options.clone()).unwrap();
     wal.append_entry("k", None, "today", false).unwrap();
     clock.set(NOW - 5_000);
     wal.append_entry("k", None, "after a step back", false).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
-use keywal::{ManualClock, Result, Wal, WalError, WalOptions};
+use keywal::{ClockTrouble, ManualClock, Result, Wal, WalError, WalOptions};
 
 use common::hooked::HookedDir;
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
@@ -590,5 +590,27 @@ fn a_reader_beside_a_compaction_finds_no_damage() {
             assert_eq!(compact.join().unwrap().dropped_segments, 1);
             assert_eq!(read.join().unwrap(), ["3:new"], "round {round}");
         });
+    }
+}
+
+/// What was appended while the clock had been set back looked old once it was right again, and a
+/// compaction dropped it.
+#[test]
+fn what_is_appended_while_the_clock_is_behind_is_not_dropped_when_it_is_right_again() {
+    for first in [false, true] {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let options = options().clock(clock.clone());
+        let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+        if !first {
+            wal.append_entry("k", None, "before", true).unwrap();
+        }
+        clock.set(NOW - 1_000_000);
+        clock.advance(Duration::from_secs(999));
+        wal.append_entry("k", None, "new", true).unwrap();
+        clock.set(NOW + 999_000);
+        let report = wal.compact().unwrap();
+        assert_eq!(contents(&wal, "k").last().unwrap(), "new", "dropped: {report:?}");
+        assert_eq!(report.refused, Some(ClockTrouble::JumpedAhead));
     }
 }

@@ -59,7 +59,7 @@ impl Stream {
         durability: Durability,
     ) -> Result<Appended> {
         let bytes: u64 = payloads.iter().map(frame_bytes).sum();
-        let now_ms = store.now_ms().max(writer.last_ms);
+        let now_ms = store.append_ms().max(writer.last_ms);
         let segment = self.room_for(store, writer, bytes, now_ms)?;
         if durability == Durability::Disk {
             store.check_name(&segment)?;

@@ -29,6 +29,10 @@ impl Wal {
         let now_ms = clock.now_ms();
         let mut guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         store.check_open()?;
+        store.saw_time(now_ms);
+        if let Some((now_ms, monotonic_ms)) = store.set_back() {
+            guard.saw(now_ms, monotonic_ms);
+        }
         if let Err(trouble) = guard.check(now_ms, clock.monotonic_ms()) {
             report.refused = Some(trouble);
             return Ok(report);

@@ -70,6 +70,8 @@ struct Guard {
     monotonic_ms: u64,
     latest_ms: u64,
     jumped: bool,
+    /// The latest time that anybody saw.
+    seen_ms: u64,
 }
 
 /// A hundredth of the retention, at most ten seconds.
@@ -107,7 +109,7 @@ impl World {
             wal: None,
             keys: vec![KeyModel::default(); KEYS.len()],
             handles: Vec::new(),
-            guard: Guard { now_ms: 0, monotonic_ms: 0, latest_ms: 0, jumped: false },
+            guard: Guard { now_ms: 0, monotonic_ms: 0, latest_ms: 0, jumped: false, seen_ms: 0 },
             serial: 0,
             appended: 0,
             reopened: 0,
@@ -155,7 +157,8 @@ impl World {
         ensure!(report.ignored.is_empty(), "ignored without a crash: {:?}", report.ignored);
         self.wal = Some(wal);
         let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
-        self.guard = Guard { now_ms, monotonic_ms, latest_ms: now_ms, jumped: false };
+        let (latest_ms, seen_ms) = (now_ms, now_ms);
+        self.guard = Guard { now_ms, monotonic_ms, latest_ms, jumped: false, seen_ms };
         Ok(())
     }
 
@@ -323,6 +326,9 @@ impl World {
 
     fn take(&mut self, key: usize, timestamp_ms: u64, new: Vec<(EntryRef, Option<Bytes>, Bytes)>) {
         self.serial += 1;
+        if !new.is_empty() {
+            self.note_clock();
+        }
         let model = &mut self.keys[key];
         for (reference, header, content) in new {
             let index = model.next();
@@ -332,6 +338,17 @@ impl World {
             model.exists = true;
             self.appended += 1;
         }
+    }
+
+    /// An append meets a clock that may have been set back.
+    fn note_clock(&mut self) {
+        let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
+        let guard = &mut self.guard;
+        let expected = guard.now_ms + (monotonic_ms - guard.monotonic_ms);
+        if now_ms < guard.seen_ms && now_ms < expected {
+            (guard.now_ms, guard.monotonic_ms) = (now_ms, monotonic_ms);
+        }
+        guard.seen_ms = guard.seen_ms.max(now_ms);
     }
 
     // ---- dropping ----
@@ -370,6 +387,7 @@ impl World {
         let (now_ms, monotonic_ms) = (self.now_ms(), self.monotonic_ms());
         let tolerated = tolerated_jump_ms(&self.limits);
         let guard = &mut self.guard;
+        guard.seen_ms = guard.seen_ms.max(now_ms);
         let expected = guard.now_ms + (monotonic_ms - guard.monotonic_ms);
         guard.jumped |= now_ms > expected + tolerated;
         if guard.jumped {
