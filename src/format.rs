@@ -135,7 +135,7 @@
 //! | 12 | 4 | `floor`: every new segment, whatever its key, gets a sequence above this |
 //! | 16 | 8 | generation |
 //! | 24 | 8 | `directory_id` |
-//! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention |
+//! | 32 | 8 | `dropped_through_ms`: segments with `expiration_ms` up to this may have been dropped by retention; 0 where nothing is left of those that were |
 //! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: the files known to be interrupted creations (section 6); bit `mix(FNV-1a(file name)) % 64` is set for each |
 //! | 48 | 8 | number of segment files, going by their names alone; meaningful with `CLEAN` |
 //! | 56 | 8 | digest of the same files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |

@@ -41,6 +41,9 @@ pub(crate) struct Store {
     pub(crate) lost_tails: LostTails,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
+    /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
+    /// `compact` that dropped all it wanted to the start of the next one.
+    pub(crate) drops_are_done: AtomicBool,
     meta: Mutex<MetaFile>,
     closed: AtomicBool,
     /// The latest time of day that was seen, and what both clocks said when an append found it set back:
@@ -71,6 +74,7 @@ impl Store {
             } else {
                 0
             }),
+            drops_are_done: AtomicBool::new(false),
             meta: Mutex::new(meta),
             closed: AtomicBool::new(false),
             latest_ms: AtomicU64::new(opened_ms),

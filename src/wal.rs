@@ -192,6 +192,10 @@ impl Wal {
                 store.meta().update(&*store.dir, |meta| {
                     (meta.clean, meta.segments, meta.digest) = (true, segments, digest);
                     meta.interrupted = store.interrupted.load(Ordering::Relaxed);
+                    if store.drops_are_done.load(Ordering::Relaxed) {
+                        // There is no gap to explain, and if the clock was ahead, a lost segment is one.
+                        meta.dropped_through_ms = 0;
+                    }
                 })
             });
         }

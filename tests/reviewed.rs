@@ -614,3 +614,33 @@ fn what_is_appended_while_the_clock_is_behind_is_not_dropped_when_it_is_right_ag
         assert_eq!(report.refused, Some(ClockTrouble::JumpedAhead));
     }
 }
+
+/// Once a clock had been far ahead, a missing segment looked as if retention had dropped it, and those
+/// before it with it.
+#[test]
+fn a_missing_segment_is_noticed_though_a_clock_was_ahead_once() {
+    let sim = SimDir::new(1);
+    let at = |sim: &SimDir, now_ms| {
+        let options = options().max_segment_bytes(4_096).max_entry_bytes(4_000);
+        let options = options.clock(Arc::new(ManualClock::new(now_ms)));
+        Wal::open_in(Arc::new(sim.clone()), options).unwrap()
+    };
+    let wal = at(&sim, NOW);
+    wal.append_entry("other", None, "x", true).unwrap();
+    wal.shutdown().unwrap();
+    let wal = at(&sim, NOW + 31_000_000_000);
+    assert_eq!(wal.compact().unwrap().dropped_segments, 1);
+    wal.shutdown().unwrap();
+    let wal = at(&sim, NOW);
+    for n in 0..3 {
+        wal.append_entry("k", None, [n; 3_000], true).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let mut image = sim.image();
+    let names = image.files().map(|file| file.0.to_owned());
+    let second = names.filter(|name| name.starts_with("k-")).nth(1).unwrap();
+    image.remove(&second);
+    let wal = at(&boot(&image), NOW);
+    let found: Vec<_> = wal.entries("k").unwrap().map(|e| e.map(|e| e.index).ok()).collect();
+    assert_eq!(found, [Some(0), None, Some(2)]);
+}

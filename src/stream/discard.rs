@@ -116,6 +116,8 @@ impl Stream {
             Err(WalError::Expired) => return Ok(None), // somebody else is at it
             // Perhaps not part of the row at all.
             Err(WalError::Corrupted { .. }) => match self.chain(store)? {
+                // They go whatever their age.
+                Some((chain, _)) if !chain.leftovers.is_empty() => 0,
                 Some((chain, newest)) => match chain.nodes.first() {
                     Some(Node::Present(present)) => present.expiration_ms,
                     Some(Node::Lost(lost)) => return Err(lost.error()),

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use super::Wal;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
+use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, Finding, MAX_LISTED};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
@@ -40,6 +41,8 @@ impl Wal {
         // One run at a time: held until the end.
         let retention_ms = millis(store.options.entry_retention);
         let Some(through_ms) = drop_through_ms(now_ms, retention_ms) else { return Ok(report) };
+        store.drops_are_done.store(false, Ordering::Relaxed);
+        let all = through_ms >= store.meta().state().dropped_through_ms;
         let mut doomed = Vec::new();
         for stream in self.streams.all() {
             report.keys = report.keys.saturating_add(1);
@@ -59,6 +62,7 @@ impl Wal {
         }
         if doomed.is_empty() {
             store.sync_names(store.latest_name_change())?;
+            store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
             return Ok(report);
         }
         // Recovery has to know the reason for gaps, and successors have to survive, before anything goes.
@@ -72,6 +76,7 @@ impl Wal {
             }
         }
         store.sync_names(store.latest_name_change())?;
+        store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
         Ok(report)
     }
 
@@ -123,6 +128,11 @@ impl Wal {
 }
 
 impl CompactionReport {
+    /// Whether nothing that was to be dropped is left.
+    fn is_complete(&self) -> bool {
+        self.failures.is_empty() && self.keys_from_the_future == 0
+    }
+
     fn fail(&mut self, store: &Store, error: &WalError) {
         let path = match error {
             WalError::Corrupted { path, .. }
