@@ -158,6 +158,11 @@ impl Stream {
         self.owner.get()?.as_deref()
     }
 
+    /// Whether the files of a stream that cannot be loaded are named as those of `key`.
+    pub(crate) fn is_labelled(&self, key: &[u8]) -> bool {
+        *self.catalog().label == *label(key)
+    }
+
     /// Whether the stream is loaded and its files belong to nobody.
     pub(crate) fn is_nobodys(&self) -> bool {
         self.owner.get().is_some_and(Option::is_none)

@@ -109,6 +109,7 @@ impl Streams {
     pub(crate) fn find(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);
         let mut damaged = None;
+        let mut ours = false;
         // What a removed key has left may stand before the place it has now.
         let mut empty = None;
         while let Some(stream) = self.by_hash(hash) {
@@ -122,6 +123,7 @@ impl Streams {
                 Ok(()) => {}
                 // Whose it was is not known: maybe not this key's.
                 Err(error @ WalError::Corrupted { .. }) => {
+                    ours |= stream.is_labelled(key);
                     damaged.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
@@ -130,6 +132,7 @@ impl Streams {
         }
         match (empty, damaged) {
             (None, Some(error)) => Err(error),
+            (Some(_), Some(error)) if ours => Err(error),
             (empty, _) => Ok(empty),
         }
     }

@@ -644,3 +644,33 @@ fn a_missing_segment_is_noticed_though_a_clock_was_ahead_once() {
     let found: Vec<_> = wal.entries("k").unwrap().map(|e| e.map(|e| e.index).ok()).collect();
     assert_eq!(found, [Some(0), None, Some(2)]);
 }
+
+/// An old tombstone of the key was taken for all there is of it when the segment it had elsewhere was
+/// damaged: it read as empty, and began anew.
+#[test]
+fn an_old_tombstone_does_not_hide_damage_to_the_key() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let [first, second] = TWINS;
+    let append = |key| assert!(wal.append_entry(key, None, "x", true).is_ok());
+    let remove = |key| wal.remove_key(key).unwrap();
+    append(first);
+    append(second);
+    remove(first);
+    append(first);
+    remove(second);
+    remove(first);
+    append(second);
+    append(first);
+    remove(second);
+    wal.shutdown().unwrap();
+    let segment = open(&sim.after_kill()).segments(first).unwrap().remove(0).path;
+    let mut image = sim.image();
+    headless(&mut image, segment.file_name().unwrap().to_str().unwrap());
+    let wal = open(&boot(&image));
+    let found = wal.enumerate_records(first).map(Iterator::count);
+    assert!(matches!(found, Err(WalError::Corrupted { .. })), "{found:?}");
+    let again = wal.append_entry(first, None, "again", true);
+    assert!(matches!(again, Err(WalError::Corrupted { .. })), "{again:?}");
+    wal.append_entry("k", None, "x", true).unwrap();
+}
