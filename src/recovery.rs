@@ -25,7 +25,7 @@ use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
-use crate::segment::{OpenError, Segment, SegmentId};
+use crate::segment::{NO_HEADER, OpenError, Segment, SegmentId};
 use crate::store::{META_NAME, MetaFile, Past, Store};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
@@ -156,6 +156,8 @@ enum Claim {
     None,
     /// They are what is left of a key that was removed; another one has taken its place since.
     Removed,
+    /// One was a segment, and has lost its header since.
+    Damaged,
     /// One is a segment.
     Segment,
 }
@@ -167,6 +169,11 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
         match Segment::open(&*store.dir, id, label, store.directory_id, false) {
             Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
             Ok(_) => best = Claim::Segment,
+            Err(OpenError::Header(NO_HEADER))
+                if store.past == Past::Clean && !store.may_be_interrupted(&id.file_name(label)) =>
+            {
+                best = best.max(Claim::Damaged);
+            }
             Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) => {}
             Err(OpenError::Wal(error)) => return Err(error),
         }

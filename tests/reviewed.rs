@@ -674,3 +674,29 @@ fn an_old_tombstone_does_not_hide_damage_to_the_key() {
     assert!(matches!(again, Err(WalError::Corrupted { .. })), "{again:?}");
     wal.append_entry("k", None, "x", true).unwrap();
 }
+
+/// An old tombstone of another key won a hash from a key whose segment was damaged, which then counted as
+/// a file of nobody's: it read as empty, and began anew.
+#[test]
+fn the_tombstone_of_another_key_does_not_hide_damage() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let [first, second] = TWINS;
+    let append = |key| wal.append_entry(key, None, "x", true).unwrap();
+    append(first);
+    append(second);
+    wal.remove_key(first).unwrap();
+    append(first);
+    wal.remove_key(second).unwrap();
+    wal.remove_key(first).unwrap();
+    append(second);
+    wal.shutdown().unwrap();
+    let segment = open(&sim.after_kill()).segments(second).unwrap().remove(0).path;
+    let mut image = sim.image();
+    headless(&mut image, segment.file_name().unwrap().to_str().unwrap());
+    let wal = open(&boot(&image));
+    let found = wal.enumerate_records(second).map(Iterator::count);
+    assert!(matches!(found, Err(WalError::Corrupted { .. })), "{found:?}");
+    let again = wal.append_entry(second, None, "again", true);
+    assert!(matches!(again, Err(WalError::Corrupted { .. })), "{again:?}");
+}
