@@ -136,7 +136,7 @@ impl SyncGate {
             Ok(()) if state.failed.is_some() => {
                 drop(state);
                 self.changed.notify_all();
-                Err(SyncError::Failed(io::Error::other("another call on the file failed")))
+                Err(SyncError::Poisoned)
             }
             Ok(()) => {
                 self.durable.fetch_max(covered, Ordering::AcqRel);
