@@ -11,9 +11,10 @@ use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
+use crate::format::SegmentId;
 use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::Segment;
 
 /// How many files are synced at most to make room for one before the bound is exceeded.
 const MAX_SYNCS: usize = 3;

@@ -18,6 +18,7 @@
 //! | `LOCK` | an empty file, locked with `flock` while a `Wal` is open; its content means nothing |
 //! | `META` | facts about the directory as a whole, section 5 |
 //! | `{label}-{key_hash}-{sequence}.log` | one segment, sections 2 to 4 |
+//! | `JOURNAL` | entries on their way to their segments, section 7; there need not be one |
 //!
 //! Anything else is foreign and is left alone.
 //!
@@ -139,7 +140,9 @@
 //! | 40 | 8 | `interrupted`, meaningful with `CLEAN`: the files known to be interrupted creations (section 6); bit `mix(FNV-1a(file name)) % 64` is set for each |
 //! | 48 | 8 | number of segment files, going by their names alone; meaningful with `CLEAN` |
 //! | 56 | 8 | digest of the same files, with `CLEAN`: the wrapping sum over all of them of `mix(key_hash xor mix(sequence))`, where `mix(x)` is the finalizer of `SplitMix64`: `x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31` |
-//! | 64 | 60 | zero |
+//! | 64 | 8 | length of `JOURNAL`, 0 = there is none |
+//! | 72 | 4 | `epoch`: raised whenever a directory with a journal is opened, before anything is appended |
+//! | 76 | 48 | zero |
 //! | 124 | 4 | checksum of the 124 bytes before, seed 0 |
 //!
 //! ## 6. Gaps, left-overs and removed keys
@@ -160,6 +163,46 @@
 //! stand between two segments, the newer of which names the older one, or before all of them. As the
 //! last segment of a directory that `META` says was closed, it is damage, unless its bit in `interrupted`
 //! is set. (So one in 64 damaged ones passes for each interrupted creation that lies about.)
+//!
+//! ## 7. The journal
+//!
+//! `JOURNAL` has a length that is a power of two, from 4 KiB to 1 GiB, and is written round and round. A
+//! *position* counts the bytes written to it in one epoch, from 0; the byte at a position stands in the file
+//! at the position modulo the length. Where `META` says that the directory was closed, the journal means
+//! nothing. Else, whoever opens the directory first *replays* it: its records say what has to stand where in
+//! which segment. Records follow one another at positions that are multiples of 8:
+//!
+//! | offset | bytes | field |
+//! |---:|---:|---|
+//! | 0 | 4 | signature `KWJR` |
+//! | 4 | 4 | checksum of bytes 8 to 63, seed (low half of `directory_id`) xor (high half of `directory_id`) |
+//! | 8 | 8 | position of this record |
+//! | 16 | 8 | `key_hash` of the segment |
+//! | 24 | 4 | `sequence` of the segment |
+//! | 28 | 4 | offset in the segment at which the body belongs |
+//! | 32 | 4 | (low half) xor (high half) of the segment's nonce |
+//! | 36 | 4 | length of the body |
+//! | 40 | 4 | body checksum |
+//! | 44 | 4 | how far back the record before this one of the same segment starts, 0 = there is none |
+//! | 48 | 4 | how far back the `tail` is: the oldest record that is not in its segment for good |
+//! | 52 | 4 | how far back everything was known durable when this was written, `FFFFFFFF` = nothing was |
+//! | 56 | 4 | epoch |
+//! | 60 | 2 | kind: 1 = frames, 2 = creation, 3 = drop, 4 = nothing |
+//! | 62 | 2 | flags: 1 = the next record belongs to the same batch; the others are zero |
+//! | 64 | ... | the body, then up to 7 bytes that mean nothing |
+//!
+//! * *Frames*: the body is frames of the segment, in a row. Its checksum is the sum, modulo 2^32, of their
+//!   header checksums. It is valid if all of the frames are.
+//! * *Creation*: the body is the header and its copy, with which the segment's file begins; its checksum is
+//!   the copy's. Replaying creates the file if it is missing.
+//! * *Drop*: segments of the `key_hash` up to this `sequence` may have been unlinked; replaying creates
+//!   none of them.
+//! * *Nothing*: only the tail counts.
+//!
+//! Only records of the highest epoch in the journal count, and only if that is not below `META`'s. They
+//! are walked from the highest `tail` that any of them has to the first position `P` where none is valid. If any
+//! record knows of durable bytes beyond `P`, this is *damage* from `P` to the next record, and the walk goes
+//! on there. Otherwise the journal ends at `P` or, where that cuts a batch off, at the start of this batch.
 
 #![warn(
     clippy::unwrap_used,
@@ -173,13 +216,15 @@ mod file_header;
 mod frame;
 mod meta;
 mod name;
+mod record;
 #[cfg(any(test, feature = "sim"))]
 pub mod rewrite;
 
 pub(crate) use file_header::{FileHeader, LARGEST_HEADER_AREA_BYTES, MAX_KEY_BYTES, find_header};
 pub(crate) use frame::{FrameFlags, FrameHeader, SIGNATURE, Seed};
 pub(crate) use meta::{Meta, SLOT_OFFSETS};
-pub(crate) use name::{SegmentName, key_hash, label, mix};
+pub(crate) use name::{SegmentId, SegmentName, key_hash, label, mix};
+pub(crate) use record::{Body, Record, RecordHeader};
 
 /// Largest sequence a segment can have; the value above it is never valid.
 pub(crate) const MAX_SEQUENCE: u32 = u32::MAX - 1;

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+mod map;
 mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -83,6 +84,20 @@ pub trait File: Send + Sync + Debug {
 
     /// Lets go of cached pages that are not dirty, so that later reads see what the disk holds.
     fn drop_cache(&self) -> io::Result<()>;
+
+    /// Shows the first `bytes` bytes of the file, which it must have, as memory. What is stored there is
+    /// in the file as if it had been written.
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>>;
+}
+
+/// The bytes of a file as memory: stores and loads cost a copy, and cannot fail. A range beyond the
+/// mapping is ignored. Nobody may load or store what somebody else stores at that moment.
+pub trait Mapping: Send + Sync + Debug {
+    /// Copies `bytes` to `offset`.
+    fn store(&self, offset: usize, bytes: &[u8]);
+
+    /// Copies from `offset` on.
+    fn load(&self, offset: usize, buffer: &mut [u8]);
 }
 
 /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read. An error is

@@ -306,6 +306,8 @@
 //! - **NFS, FUSE, overlay** and other file systems that are not local: best effort.
 //! - Disks that lie about flushes, faults of the memory, loss of the whole directory. A log is one copy:
 //!   it is no replacement for a backup.
+//! - **A journal that is cut off while it is mapped**, or whose pages the disk cannot read back: the process
+//!   dies of `SIGBUS`. Nothing is lost that the disk still has.
 //! - A forked child may read, but not write: [`Forked`](WalError::Forked).
 //!
 //! # Retention
@@ -344,6 +346,17 @@
 //! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
 //! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all |
 //!
+//! With a [journal](WalOptions::journal_bytes), these are different:
+//!
+//! | | |
+//! |---|---|
+//! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. About one in a thousand appends also moves an eighth of the journal on to the segments, with one write for each of them |
+//! | append, `Disk` | one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none for a new segment |
+//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal |
+//! | reading what is in the journal only | moves the key's entries to the segment first |
+//! | [`new`](Wal::new) after a crash | also reads the journal, and moves what only it has to the segments |
+//! | disk space | the journal's size; descriptors: one |
+//!
 //! # Keys
 //!
 //! A key is any bytes, up to 65,535 of them; the empty key is one, too. Keys are compared byte for byte:
@@ -376,6 +389,7 @@ mod primitives;
 mod recovery;
 mod report;
 mod retention;
+mod ring;
 mod scan;
 mod segment;
 mod store;

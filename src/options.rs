@@ -10,6 +10,7 @@ use crate::error::{Result, WalError};
 pub(crate) const MAX_WINDOW_MS: u64 = 49 * 24 * 60 * 60 * 1000;
 /// Room that headers may take in a segment beyond `max_segment_bytes`.
 const SEGMENT_SLACK_BYTES: u64 = 1 << 20;
+const JOURNAL_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
 const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64 - SEGMENT_SLACK_BYTES;
 
 /// Where an entry is when the call that appended it returns.
@@ -95,6 +96,15 @@ pub struct WalOptions {
     /// `max_segment_bytes`.
     pub preallocate_bytes: u64,
 
+    /// Size of the journal: a file of fixed size through which small entries go to their segments. An
+    /// append then costs a copy instead of a system call, and survives the death of the process all the
+    /// same; durable appends of any number of keys share one sync, and a new segment needs no sync of its
+    /// own. Default 0, no journal: each append is a write to its segment, and each segment is synced by
+    /// itself. Else a power of two from 4 KiB to 1 GiB, all of which is reserved at once and read after a
+    /// crash: 4 MiB suits most, 64 MiB thousands of keys in use at once. Can be changed whenever the
+    /// directory is opened. Affects speed, not what survives.
+    pub journal_bytes: u64,
+
     /// Permissions of the directory if it has to be created; the umask narrows them. Default `0o700`.
     pub dir_mode: u32,
 
@@ -121,6 +131,7 @@ impl Default for WalOptions {
             max_entry_bytes: 16 << 20,
             max_open_files: 512,
             preallocate_bytes: 0,
+            journal_bytes: 0,
             dir_mode: 0o700,
             file_mode: 0o600,
             clock: system_clock(),
@@ -182,6 +193,13 @@ impl WalOptions {
         self
     }
 
+    /// Sets [`journal_bytes`](Self::journal_bytes).
+    #[must_use]
+    pub fn journal_bytes(mut self, bytes: u64) -> Self {
+        self.journal_bytes = bytes;
+        self
+    }
+
     /// Sets [`dir_mode`](Self::dir_mode) and [`file_mode`](Self::file_mode).
     #[must_use]
     pub fn modes(mut self, dir_mode: u32, file_mode: u32) -> Self {
@@ -227,6 +245,14 @@ impl WalOptions {
             if !(least..=most).contains(&given) {
                 return refuse(format!("{name} is {given}; give {least} to {most}"));
             }
+        }
+        let journal = self.journal_bytes;
+        if journal != 0 && !(JOURNAL_BYTES.contains(&journal) && journal.is_power_of_two()) {
+            return refuse(format!(
+                "journal_bytes is {journal}; give 0, or a power of two from {} to {}",
+                JOURNAL_BYTES.start(),
+                JOURNAL_BYTES.end()
+            ));
         }
         if self.max_open_files == 0 {
             return refuse("max_open_files is 0; give at least 1".into());

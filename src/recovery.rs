@@ -11,6 +11,8 @@
     clippy::as_conversions
 )]
 
+mod replay;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZero;
@@ -20,12 +22,13 @@ use std::thread;
 use std::time::Instant;
 
 use crate::error::{Result, WalError};
-use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentName, mix};
+use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
-use crate::segment::{NO_HEADER, OpenError, Segment, SegmentId};
+use crate::ring::{JOURNAL_NAME, Ring};
+use crate::segment::{NO_HEADER, OpenError, Segment};
 use crate::store::{META_NAME, MetaFile, Past, Store};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
@@ -53,13 +56,22 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
         _ => WalError::io(&dir.path().join(LOCK_NAME), "lock the directory", source),
     })?;
     let mut report = RecoveryReport::default();
-    let listing = Listing::read(&*dir)?;
+    let mut listing = Listing::read(&*dir)?;
     report.foreign_files = listing.foreign;
     report.segments = listing.segments;
 
     let (mut meta, past) = read_meta(&*dir, &listing, &mut report)?;
-    meta.update(&*dir, |meta| meta.clean = false)?;
-    let store = Store::new(dir, options, past, meta);
+    let mut epoch = meta.state().epoch;
+    if past == Past::Unclean {
+        let replayed = replay::replay(&*dir, &listing, meta.state(), &mut report)?;
+        epoch = epoch.max(replayed.epoch);
+        if replayed.created {
+            listing = Listing::read(&*dir)?;
+            report.segments = listing.segments;
+        }
+    }
+    let ring = open_journal(&*dir, &mut meta, epoch, options.journal_bytes)?;
+    let store = Store::new(dir, options, past, meta, ring);
     let streams = listing.into_streams(&store, &mut report)?;
     report.clean = past == Past::Clean;
     // Names that are there survive the next crash, whatever became of the last one who synced them.
@@ -70,6 +82,52 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
     report.keys = crate::fs::len_u64(streams.all().iter().filter(|stream| stream.exists()).count());
     report.elapsed = started.elapsed();
     Ok(Opened { store, streams, report, lock })
+}
+
+/// Opens the directory's journal, for a new epoch: whatever it holds counts no more. `None`: none is
+/// wanted, or there is no space for one.
+fn open_journal(
+    dir: &dyn Dir,
+    meta: &mut MetaFile,
+    epoch: u32,
+    capacity: u64,
+) -> Result<Option<Ring>> {
+    let path = dir.path().join(JOURNAL_NAME);
+    let before = meta.state().journal_bytes;
+    if capacity == 0 && before == 0 {
+        meta.update(dir, |meta| meta.clean = false)?;
+        return Ok(None);
+    }
+    let epoch = epoch.checked_add(1).ok_or(WalError::Exhausted)?;
+    // What is about to be made may be cut off, and must not be missed then.
+    meta.update(dir, |meta| {
+        meta.clean = false;
+        meta.epoch = epoch;
+        meta.journal_bytes = if before == capacity { before } else { 0 };
+    })?;
+    if capacity == 0 {
+        match dir.remove(JOURNAL_NAME) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(WalError::io(&path, "remove the journal", error));
+            }
+            _ => return Ok(None),
+        }
+    }
+    let ring = match Ring::open(dir, capacity, meta.state().directory_id, epoch) {
+        Ok(ring) => ring,
+        Err(source) => match WalError::io(&path, "create the journal", source) {
+            WalError::StorageFull { .. } => {
+                meta.update(dir, |meta| meta.journal_bytes = 0)?;
+                return Ok(None);
+            }
+            error => return Err(error),
+        },
+    };
+    if before != capacity {
+        dir.sync().map_err(|source| WalError::io(dir.path(), "sync the directory", source))?;
+        meta.update(dir, |meta| meta.journal_bytes = capacity)?;
+    }
+    Ok(Some(ring))
 }
 
 /// What is in the directory, by name.
@@ -86,7 +144,7 @@ impl Listing {
     fn read(dir: &dyn Dir) -> Result<Self> {
         let mut listing = Self::default();
         dir.list(&mut |name| match name.to_str() {
-            Some(LOCK_NAME | META_NAME) => {}
+            Some(LOCK_NAME | META_NAME | JOURNAL_NAME) => {}
             Some(name) => match SegmentName::parse(name) {
                 Some(name) => listing.add(&name),
                 None => listing.foreign = listing.foreign.saturating_add(1),
@@ -166,7 +224,7 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
     let mut best = Claim::None;
     for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
-        match Segment::open(&*store.dir, id, label, store.directory_id, false) {
+        match Segment::open(&*store.dir, id, label, store.directory_id, false, None) {
             Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
             Ok(_) => best = Claim::Segment,
             Err(OpenError::Header(NO_HEADER))

@@ -42,6 +42,8 @@ pub struct RecoveryReport {
     pub entries_checked: u64,
     /// Bytes of the active segments that were checked.
     pub bytes_checked: u64,
+    /// Bytes that only the journal had, and that were moved to their segments.
+    pub journal_bytes: u64,
     /// Unfinished writes at the ends of segments. Nobody was promised these bytes; they stay where
     /// they are and are never read.
     pub torn: Vec<Finding>,

@@ -8,16 +8,23 @@
     clippy::as_conversions
 )]
 
+mod content;
+
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::content::Content;
+pub(crate) use self::content::Pending;
 
 use crate::error::{Result, WalError};
 use crate::format::{
-    FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentName, find_header,
+    FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentId, find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
 use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::Counters;
+use crate::ring::Ring;
 use crate::scan::{self, Step, Walk};
 use crate::sync::{SyncError, SyncGate};
 
@@ -25,19 +32,6 @@ use crate::sync::{SyncError, SyncGate};
 const FIRST_READ_BYTES: usize = 4096;
 /// Length that a random read guesses before the segment has seen any frame.
 const FIRST_GUESS_BYTES: u32 = 512;
-
-/// Names a segment within a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct SegmentId {
-    pub(crate) key_hash: u64,
-    pub(crate) sequence: u32,
-}
-
-impl SegmentId {
-    pub(crate) fn file_name(self, label: &str) -> String {
-        SegmentName { label, key_hash: self.key_hash, sequence: self.sequence }.to_string()
-    }
-}
 
 /// Where the valid frames of a segment end, and how many entries there are before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +101,15 @@ pub(crate) struct Segment {
     pub(crate) previous_sequence: u32,
     pub(crate) previous_end: u32,
     pub(crate) frames_start: u32,
-    file: Box<dyn File>,
+    content: Content,
     /// What readers may see. Grown only under the stream's writer lock.
     published: AtomicExtent,
     /// Length of recent frames: what a random read asks for in its one call.
     guess: AtomicU32,
     /// Marks are file offsets.
     gate: SyncGate,
+    /// Everything before this was acknowledged as durable, in the file or in the journal.
+    proven: AtomicU32,
     /// Number of the directory change that made this file's name; the name survives power loss once
     /// that many changes do.
     name_change: u64,
@@ -127,6 +123,7 @@ impl Segment {
         header: &FileHeader,
         label: &str,
         reserve: u64,
+        ring: Option<&Arc<Ring>>,
     ) -> Result<Self, CreateError> {
         let id = SegmentId { key_hash: header.key_hash, sequence: header.sequence };
         let name = id.file_name(label);
@@ -149,7 +146,9 @@ impl Segment {
             });
         }
         let extent = Extent { end: header.frames_start(), count: 0 };
-        Ok(Self::assemble(id, path, header, file, extent))
+        let segment = Self::assemble(id, path, header, Content::new(file, ring), extent);
+        segment.content.wrote(extent.end);
+        Ok(segment)
     }
 
     /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`].
@@ -162,6 +161,7 @@ impl Segment {
         label: &str,
         directory_id: u64,
         distrust: bool,
+        ring: Option<&Arc<Ring>>,
     ) -> Result<(Self, FileHeader), OpenError> {
         let name = id.file_name(label);
         let path = dir.path().join(&name);
@@ -202,7 +202,8 @@ impl Segment {
             return Err(OpenError::Header("the file belongs under another name"));
         }
         let start = header.frames_start();
-        let segment = Self::assemble(id, path, &header, file, Extent { end: start, count: 0 });
+        let extent = Extent { end: start, count: 0 };
+        let segment = Self::assemble(id, path, &header, Content::new(file, ring), extent);
         Ok((segment, header))
     }
 
@@ -222,7 +223,7 @@ impl Segment {
         id: SegmentId,
         path: PathBuf,
         header: &FileHeader,
-        file: Box<dyn File>,
+        content: Content,
         extent: Extent,
     ) -> Self {
         Self {
@@ -236,10 +237,11 @@ impl Segment {
             previous_sequence: header.previous_sequence,
             previous_end: header.previous_end,
             frames_start: header.frames_start(),
-            file,
+            content,
             published: AtomicExtent::new(extent),
             guess: AtomicU32::new(FIRST_GUESS_BYTES),
             gate: SyncGate::new(0),
+            proven: AtomicU32::new(0),
             name_change: 0,
         }
     }
@@ -259,8 +261,14 @@ impl Segment {
         self
     }
 
+    /// What the segment holds, wherever it is.
     pub(crate) fn file(&self) -> &dyn File {
-        &*self.file
+        &self.content
+    }
+
+    /// The segment's part of the journal, if there is a journal.
+    pub(crate) fn pending(&self) -> Option<&Pending> {
+        self.content.pending()
     }
 
     pub(crate) fn extent(&self) -> Extent {
@@ -281,14 +289,29 @@ impl Segment {
     }
 
     pub(crate) fn file_bytes(&self) -> Result<u64> {
-        self.file.len().map_err(|source| self.io_error("ask for the length", source))
+        self.content.len().map_err(|source| self.io_error("ask for the length", source))
     }
 
     // ---- writing: only under the stream's writer lock ----
 
     /// The offset up to which everything is durable, for the watermark of the next frame.
     pub(crate) fn watermark(&self) -> u32 {
-        scan::reach(self.gate.durable())
+        scan::reach(self.gate.durable()).max(self.proven.load(Ordering::Acquire))
+    }
+
+    /// Notes that everything before `end` survives power loss.
+    pub(crate) fn prove(&self, end: u32) {
+        self.proven.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// What of the file itself survives power loss.
+    pub(crate) fn durable_in_file(&self) -> u64 {
+        self.gate.durable()
+    }
+
+    /// Nothing more is known of what the disk has: no entry is accepted any more.
+    pub(crate) fn poison(&self) {
+        self.gate.poison();
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
@@ -299,18 +322,36 @@ impl Segment {
         WalError::Poisoned { path: self.path.clone() }
     }
 
-    /// Stores bytes at the end and lets readers see them. After an error the file is as before; if
+    /// Lets readers see what the journal has accepted.
+    pub(crate) fn publish(&self, extent: Extent) {
+        self.published.store(extent);
+    }
+
+    /// Offset up to which the file has the segment's bytes.
+    pub(crate) fn file_end(&self) -> u32 {
+        self.content.applied(self.extent().end)
+    }
+
+    /// Writes to the file what only the journal has.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.content.settle().map_err(|source| self.io_error("move entries to the segment", source))
+    }
+
+    /// Stores bytes at the end of the file and lets readers see them. After an error the file is as before; if
     /// that cannot be had, the segment is poisoned.
     pub(crate) fn append(&self, parts: &mut [IoSlice<'_>], extent: Extent) -> Result<()> {
+        self.settle()?;
         let start = self.extent().end;
-        if let Err(source) = write_full(&*self.file, parts, u64::from(start)) {
+        if let Err(source) = write_full(&self.content, parts, u64::from(start)) {
             // What was written must be gone for good: frames that come to stand there have the same seed.
-            let undone = self.file.set_len(u64::from(start)).and_then(|()| self.file.sync_data());
+            let undone =
+                self.content.set_len(u64::from(start)).and_then(|()| self.content.sync_data());
             if undone.is_err() {
                 self.gate.poison();
             }
             return Err(self.io_error("append", source));
         }
+        self.content.wrote(extent.end);
         self.published.store(extent);
         Ok(())
     }
@@ -319,7 +360,7 @@ impl Segment {
     pub(crate) fn trim(&self) -> Result<()> {
         let end = u64::from(self.extent().end);
         if self.file_bytes()? > end {
-            self.file
+            self.content
                 .set_len(end)
                 .map_err(|source| self.io_error("give back reserved space", source))?;
         }
@@ -335,8 +376,12 @@ impl Segment {
 
     /// Makes everything up to `end` survive power loss; the name is another matter.
     pub(crate) fn sync_bytes(&self, end: u32, counters: &Counters) -> Result<()> {
-        let written = || u64::from(self.extent().end);
-        let sync = || counters.time_sync(|| self.file.sync_data());
+        if self.durable_in_file() >= u64::from(end) {
+            return Ok(());
+        }
+        self.settle()?;
+        let written = || u64::from(self.file_end());
+        let sync = || counters.time_sync(|| self.content.sync());
         match self.gate.wait_durable(u64::from(end), written, sync) {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
@@ -419,7 +464,7 @@ impl Segment {
         buffer.resize(total, 0);
         let rest = buffer.get_mut(have..).unwrap_or_default();
         let from = u64::from(offset).saturating_add(len_u64(have));
-        let read = read_full(&*self.file, rest, from)
+        let read = read_full(&self.content, rest, from)
             .map_err(|source| self.io_error("read an entry", source))?;
         Ok(have.saturating_add(read))
     }
@@ -429,7 +474,7 @@ impl Segment {
     fn explain(&self, offset: u32, end: u32) -> WalError {
         let mut walk = Walk::new(self.seed, self.frames_start, end, scan::CHUNK_BYTES);
         loop {
-            match walk.next(&*self.file) {
+            match walk.next(&self.content) {
                 Ok(Some(Step::Damage(damage))) if (damage.from..damage.to).contains(&offset) => {
                     let bytes = damage.to.saturating_sub(damage.from);
                     return self.corrupted(

@@ -1,5 +1,7 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
+mod upkeep;
+
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -16,6 +18,7 @@ use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
+use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};
 
@@ -38,6 +41,8 @@ pub(crate) struct Store {
     pub(crate) files: FileCache,
     pub(crate) counters: Counters,
     pub(crate) chains: ChainCache,
+    /// `None`: everything is written to the segments themselves.
+    pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) lost_tails: LostTails,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
@@ -58,10 +63,17 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(dir: Arc<dyn Dir>, options: WalOptions, past: Past, meta: MetaFile) -> Self {
+    pub(crate) fn new(
+        dir: Arc<dyn Dir>,
+        options: WalOptions,
+        past: Past,
+        meta: MetaFile,
+        ring: Option<Ring>,
+    ) -> Self {
         let opened_ms = options.clock.now_ms();
         Self {
             dir,
+            ring: ring.map(Arc::new),
             past,
             directory_id: meta.state.directory_id,
             files: FileCache::new(options.max_open_files),
@@ -200,21 +212,17 @@ impl Store {
         }
     }
 
+    /// Whether the segment's name survives power loss.
+    fn name_is_durable(&self, segment: &Segment) -> bool {
+        self.names.durable() >= segment.name_change()
+    }
+
     /// Refuses a segment whose name cannot be made to survive power loss any more.
     pub(crate) fn check_name(&self, segment: &Segment) -> Result<()> {
-        if self.names.is_poisoned() && self.names.durable() < segment.name_change() {
+        if self.names.is_poisoned() && !self.name_is_durable(segment) {
             return Err(WalError::Poisoned { path: self.dir.path().to_owned() });
         }
         Ok(())
-    }
-
-    // ---- segments ----
-
-    /// Makes the segment's frames up to `end`, and its name, survive power loss.
-    pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
-        self.check_process()?;
-        segment.sync_bytes(end, &self.counters)?;
-        self.sync_names(segment.name_change())
     }
 }
 

@@ -27,9 +27,9 @@ pub(crate) use discard::Expiry;
 pub(crate) use load::Findings;
 
 use crate::error::{Result, WalError};
-use crate::format::label;
+use crate::format::{SegmentId, label};
 use crate::primitives::{Mutex, MutexGuard};
-use crate::segment::{AtomicExtent, Extent, OpenError, Segment, SegmentId};
+use crate::segment::{AtomicExtent, Extent, OpenError, Segment};
 use crate::store::Store;
 
 /// One key's log. Small when idle: no descriptor, nothing per entry, four bytes a segment.
@@ -297,7 +297,7 @@ impl Stream {
     ) -> std::result::Result<(Segment, crate::format::FileHeader), OpenError> {
         let id = self.id(sequence);
         let label = label(self.key().unwrap_or_default());
-        Segment::open(&*store.dir, id, &label, store.directory_id, false)
+        Segment::open(&*store.dir, id, &label, store.directory_id, false, store.ring.as_ref())
     }
 
     pub(crate) fn id(&self, sequence: u32) -> SegmentId {

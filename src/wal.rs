@@ -19,6 +19,7 @@ use crate::primitives::atomic::Ordering;
 use crate::recovery::{self, Opened};
 use crate::report::{KeyStats, RecoveryReport, Stats};
 use crate::retention::ClockGuard;
+use crate::ring::JOURNAL_NAME;
 use crate::store::{META_NAME, Store};
 use crate::streams::Streams;
 
@@ -92,11 +93,7 @@ impl Wal {
     /// The first that occurred; the others have been tried all the same.
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
-        let mut result = Ok(());
-        for segment in self.store.files.dirty() {
-            result = result.and(segment.sync_bytes(segment.extent().end, &self.store.counters));
-        }
-        result.and(self.store.sync_names(self.store.latest_name_change()))
+        self.store.sync_all()
     }
 
     /// Makes every entry appended to the key so far survive power loss.
@@ -185,6 +182,7 @@ impl Wal {
                 Err(error) => result = result.and(Err(error)),
             }
         }
+        result = result.and_then(|()| store.empty_journal());
         result = result.and_then(|()| store.sync_names(store.latest_name_change()));
         if clean {
             result = result.and_then(|()| {
@@ -221,9 +219,13 @@ impl Wal {
         // If this is cut off, what is left is a log without the keys that are gone, and their references
         // must not meet what is appended to it.
         let highest = self.streams.all().iter().map(|stream| stream.writer().highest()).max();
-        store
-            .meta()
-            .update(&*store.dir, |meta| meta.floor = meta.floor.max(highest.unwrap_or(0)))?;
+        let _ = store.empty_journal();
+        store.meta().update(&*store.dir, |meta| {
+            meta.floor = meta.floor.max(highest.unwrap_or(0));
+            // Nothing comes back from the journal.
+            meta.epoch = meta.epoch.saturating_add(1);
+            meta.journal_bytes = 0;
+        })?;
         store.files.clear();
         let mut names = Vec::new();
         store
@@ -248,6 +250,7 @@ impl Wal {
         };
         names.iter().try_for_each(|name| remove(name))?;
         // The facts and the lock go last: until then an interrupted removal is a log with fewer keys.
+        remove(JOURNAL_NAME)?;
         sync()?;
         remove(META_NAME)?;
         remove(LOCK_NAME)?;

@@ -82,12 +82,34 @@ fn crashes_of_long_random_workloads_under_tight_limits() {
     walks("crash-long-tight", Setup::tight(seed()));
 }
 
+#[test]
+fn every_crash_of_every_short_workload_with_a_journal() {
+    let setup = Setup::plain(seed()).with_journal();
+    exhaust("crash-journal", setup, &Op::all(), length());
+}
+
+#[test]
+fn every_crash_with_a_journal_colliding_keys_and_tight_limits() {
+    let setup = Setup::tight(seed()).with_journal();
+    exhaust("crash-journal-tight", setup, &Op::all(), length().saturating_sub(1).max(1));
+}
+
+#[test]
+fn crashes_of_long_random_workloads_with_a_journal() {
+    walks("crash-journal-long", Setup::plain(seed()).with_journal());
+}
+
+#[test]
+fn crashes_of_long_random_workloads_with_a_journal_under_tight_limits() {
+    walks("crash-journal-long-tight", Setup::tight(seed()).with_journal());
+}
+
 /// `KEYWAL_CRASH_OPS`: prints what happens, too.
 #[test]
 fn one_workload() {
     let Ok(ops) = std::env::var("KEYWAL_CRASH_OPS") else { return };
-    let tight = std::env::var("KEYWAL_CRASH_SETUP").is_ok_and(|name| name == "tight");
-    let explorer = explorer(if tight { Setup::tight(seed()) } else { Setup::plain(seed()) });
+    let setup = std::env::var("KEYWAL_CRASH_SETUP").unwrap_or_default();
+    let explorer = explorer(Setup::named(&setup, seed()));
     let ops = Op::parse_all(&ops);
     let mut run = Run::new(&explorer.plan.setup).unwrap();
     for op in &ops {

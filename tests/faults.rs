@@ -131,6 +131,11 @@ fn every_call_fails_in_every_way_under_tight_limits() {
     one_long_workload(&Setup::tight(1));
 }
 
+#[test]
+fn every_call_fails_in_every_way_with_a_journal() {
+    one_long_workload(&Setup::plain(1).with_journal());
+}
+
 fn one_long_workload(setup: &Setup) {
     let ops = Op::parse_all(WORKLOAD);
     let cases = cases(setup, &ops, 0);
@@ -143,6 +148,11 @@ fn one_long_workload(setup: &Setup) {
 #[test]
 fn every_call_of_every_short_workload_fails_in_every_way() {
     short_workloads("faults-short", &Setup::plain(1));
+}
+
+#[test]
+fn every_call_of_every_short_workload_fails_in_every_way_with_a_journal() {
+    short_workloads("faults-short-journal", &Setup::plain(1).with_journal());
 }
 
 #[test]

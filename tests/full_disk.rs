@@ -22,7 +22,7 @@ use bytes::Bytes;
 use common::child;
 use common::progress::Progress;
 use common::{Check, EPOCH_MS, Failures, Random, content, env_number, guarded, header};
-use keywal::fs::{Dir, File, Lock, OpenMode, OsDir};
+use keywal::fs::{Dir, File, Lock, Mapping, OpenMode, OsDir};
 use keywal::{Clock, CompactionReport, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
 const RETENTION: Duration = Duration::from_secs(100);
@@ -276,6 +276,10 @@ impl File for WatchedFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
+    }
+
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        self.file.map(bytes)
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use keywal::fs::{Dir, File, Lock, OpenMode};
+use keywal::fs::{Dir, File, Lock, Mapping, OpenMode};
 use keywal::{Entry, EntryRef, Wal, WalOptions};
 
 use common::Failures;
@@ -112,6 +112,10 @@ impl File for SparseFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn map(&self, _: usize) -> io::Result<Box<dyn Mapping>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -16,6 +16,7 @@ runs=(
     "crash-core     the same of the operations that every log has, and retention: half a minute"
     "crash-tight    every crash of up to 4 operations on colliding keys under tight limits: 10 minutes"
     "crash-long     crashes of long random sequences, until there were 100,000,000: half an hour"
+    "crash-journal  every crash of up to 3 operations with a small journal, and long random sequences: 4 minutes"
     "faults         every call fails in every way, then the power: 3 minutes"
     "bitrot         every bit of two directories flipped, and other damage: 5 minutes"
     "kills          10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
@@ -56,6 +57,10 @@ crash-tight() {
 crash-long() {
     KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} \
         KEYWAL_CRASH_STATES=${KEYWAL_CRASH_STATES:-50000000} test_run crash long_random
+}
+crash-journal() {
+    KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-3} \
+        KEYWAL_CRASH_STATES=${KEYWAL_CRASH_STATES:-5000000} test_run crash journal
 }
 faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }

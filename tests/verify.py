@@ -56,8 +56,9 @@ def read_meta(data):
         if len(slot) < 128 or slot[:8] != b"KEYWMETA" or crc32(slot[:124]) != struct.unpack("<I", slot[124:])[0]:
             find("note", "META", at, "the slot is not valid")
             continue
-        m = fields(slot, 8, "<HHIQQQQQQ", "version flags floor generation directory_id dropped_through interrupted files digest")
-        if m.version != 1 or m.flags > 1 or any(slot[64:124]):
+        m = fields(slot, 8, "<HHIQQQQQQQI", "version flags floor generation directory_id dropped_through interrupted "
+                   "files digest journal_bytes epoch")
+        if m.version != 1 or m.flags > 1 or any(slot[76:124]):
             sys.exit("META is of a newer version of the format")
         slots.append(m)
     best = max(slots, key=lambda m: m.generation, default=None)
@@ -223,11 +224,13 @@ def main(directory, with_entries):
     if meta is None:
         if names:
             find("damage", "META", 0, "no valid slot")
-        meta = SimpleNamespace(clean=False, interrupted=0, dropped_through=0, directory_id=None)
+        meta = SimpleNamespace(clean=False, interrupted=0, dropped_through=0, directory_id=None, journal_bytes=0)
     digest = sum(mix(key_hash ^ mix(sequence)) for _, _, key_hash, sequence in names) & MASK
     if meta.clean and (meta.files, meta.digest) != (len(names), digest):
         find("damage", "META", 48, "segment files were added or removed after the directory was closed")
         meta.clean = False
+    if not meta.clean and meta.journal_bytes:
+        find("note", "JOURNAL", 0, "has to be replayed first: what only the journal has is not shown")
     streams = {}
     for name, its_label, key_hash, sequence in names:
         s = read_segment(directory, name, key_hash, sequence)

@@ -263,8 +263,8 @@ mod tests {
         let mut forged = header.to_bytes();
         forged.truncate(bytes);
         edit(&mut forged);
-        let checksum = crc32fast::hash(&forged[..bytes - CHECKSUM_BYTES]);
-        forged[bytes - CHECKSUM_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+        let (checked, checksum) = forged.split_last_chunk_mut::<CHECKSUM_BYTES>().unwrap();
+        *checksum = crc32fast::hash(checked).to_le_bytes();
         forged
     }
 

@@ -19,6 +19,14 @@ impl Seed {
         Self(nonce as u32 ^ (nonce >> 32) as u32)
     }
 
+    pub(crate) fn to_bytes(self) -> [u8; 4] {
+        self.0.to_le_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(u32::from_le_bytes(bytes))
+    }
+
     /// The checksum, of nothing yet, for the frame at `offset`.
     pub(crate) fn hasher(self, offset: u32) -> crc32fast::Hasher {
         crc32fast::Hasher::new_with_initial(self.0 ^ offset)
@@ -99,6 +107,12 @@ impl FrameHeader {
         let checksum = seed.checksum(offset, &out[..28]);
         out[28..].copy_from_slice(&checksum.to_le_bytes());
         out
+    }
+
+    /// The header checksum in the bytes of a frame header.
+    pub(crate) fn checksum_in(bytes: &[u8; Self::BYTES]) -> u32 {
+        let [.., k0, k1, k2, k3] = *bytes;
+        u32::from_le_bytes([k0, k1, k2, k3])
     }
 
     /// Reads the header of a frame at `offset`. `Ok` means: this is a frame header that was written

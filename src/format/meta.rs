@@ -5,7 +5,7 @@ use super::{Fields, FormatError};
 const MAGIC: [u8; 8] = *b"KEYWMETA";
 const VERSION: u16 = 1;
 const FLAG_CLEAN: u16 = 1;
-const RESERVED_BYTES: usize = 60;
+const RESERVED_BYTES: usize = 48;
 
 /// Where the two slots are. A slot lies in one sector, the two in different pages.
 pub(crate) const SLOT_OFFSETS: [u64; 2] = [0, 4096];
@@ -25,6 +25,10 @@ pub(crate) struct Meta {
     pub(crate) interrupted: u64,
     pub(crate) segments: u64,
     pub(crate) digest: u64,
+    /// Length of the journal, 0 = there is none.
+    pub(crate) journal_bytes: u64,
+    /// Of the records in the journal: how often the directory has been opened.
+    pub(crate) epoch: u32,
 }
 
 impl Meta {
@@ -42,6 +46,8 @@ impl Meta {
         out.extend(self.interrupted.to_le_bytes());
         out.extend(self.segments.to_le_bytes());
         out.extend(self.digest.to_le_bytes());
+        out.extend(self.journal_bytes.to_le_bytes());
+        out.extend(self.epoch.to_le_bytes());
         out.extend([0; RESERVED_BYTES]);
         out.extend(crc32fast::hash(&out).to_le_bytes());
         out
@@ -67,6 +73,8 @@ impl Meta {
             interrupted: fields.u64()?,
             segments: fields.u64()?,
             digest: fields.u64()?,
+            journal_bytes: fields.u64()?,
+            epoch: fields.u32()?,
         };
         let reserved = fields.array::<RESERVED_BYTES>()?;
         if version != VERSION || flags & !FLAG_CLEAN != 0 || reserved != [0; RESERVED_BYTES] {
@@ -90,6 +98,8 @@ mod tests {
             interrupted: 5,
             segments: 6,
             digest: 7,
+            journal_bytes: 8,
+            epoch: 9,
         }
     }
 
@@ -106,7 +116,7 @@ mod tests {
 
     #[test]
     fn newer_formats_are_told_from_damage() {
-        for (at, value) in [(8, 2), (10, 2), (64, 1)] {
+        for (at, value) in [(8, 2), (10, 2), (76, 1)] {
             let mut bytes: [u8; Meta::BYTES] = sample().to_bytes().try_into().unwrap();
             bytes[at] = value;
             let checksum = crc32fast::hash(&bytes[..124]).to_le_bytes();

@@ -33,6 +33,19 @@ pub(crate) fn label(key: &[u8]) -> String {
     mapped.collect()
 }
 
+/// Names a segment within a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SegmentId {
+    pub(crate) key_hash: u64,
+    pub(crate) sequence: u32,
+}
+
+impl SegmentId {
+    pub(crate) fn file_name(self, label: &str) -> String {
+        SegmentName { label, key_hash: self.key_hash, sequence: self.sequence }.to_string()
+    }
+}
+
 /// The name of a segment file, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SegmentName<'a> {

@@ -1,4 +1,5 @@
-//! The real file system. The only file of the crate that calls the operating system.
+//! The real file system. But for the memory of `map.rs`, the only file of the crate that calls the
+//! operating system.
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,7 +15,8 @@ use fs2::FileExt as _;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, File, LOCK_NAME, Lock, OpenMode};
+use super::map::Map;
+use super::{Dir, File, LOCK_NAME, Lock, Mapping, OpenMode};
 
 /// A directory held open by descriptor: renaming it while it is in use changes nothing.
 #[derive(Debug)]
@@ -194,5 +196,9 @@ impl File for OsFile {
         #[cfg(target_os = "linux")]
         rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?;
         Ok(())
+    }
+
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        Ok(Box::new(Map::new(&self.0, bytes)?))
     }
 }

@@ -22,12 +22,13 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use self::crash::{Disk, Pick, Random, build};
-use super::{Dir, File, Lock, OpenMode, len_u64};
+use super::{Dir, File, Lock, Mapping, OpenMode, len_u64};
 use crate::format::mix;
 use crate::primitives::{Mutex, MutexGuard};
 
 mod crash;
 mod fault;
+mod mapping;
 #[cfg(test)]
 mod tests;
 
@@ -549,6 +550,14 @@ impl File for SimFile {
             state.inodes[self.inode] = Inode { cache, lossy: false };
         }
         Ok(())
+    }
+
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        let (state, _) = self.enter(CallKind::Map)?;
+        if state.inodes[self.inode].cache.len() < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Box::new(mapping::SimMapping { dir: self.dir.clone(), inode: self.inode, bytes }))
     }
 }
 

@@ -17,6 +17,8 @@ use crate::store::{Past, Store};
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
 /// by the kernel.
 const COPY_BYTES: u64 = 16 << 10;
+/// How much memory a thread keeps for putting frames together.
+const KEPT_BYTES: usize = 64 << 10;
 
 thread_local! {
     /// Where frames are put together; kept small between appends.
@@ -85,28 +87,37 @@ impl Stream {
         // A mark at the end is written over, or cut off if that fails.
         writer.phase = Phase::Active { marked: false };
         match payloads {
-            [payload] if bytes > COPY_BYTES => {
+            [payload] if bytes > COPY_BYTES || store.ring.is_some() => {
                 let header = encode(&segment, template, old.end, payload, false)
                     .to_bytes(segment.seed, old.end);
                 let parts = [&header, payload.header.unwrap_or_default(), payload.content];
-                segment.append(&mut parts.map(IoSlice::new), extent)?;
+                store.put(
+                    &segment,
+                    &parts,
+                    FrameHeader::checksum_in(&header),
+                    extent,
+                    durability,
+                )?;
             }
             payloads => FRAMES.with(|frames| {
                 let frames = &mut *frames.borrow_mut();
                 frames.clear();
                 let mut offset = old.end;
                 let mut template = template;
+                let mut checksum: u32 = 0;
                 for (at, payload) in payloads.iter().enumerate() {
                     let continues = at.saturating_add(1) < payloads.len();
-                    let header = encode(&segment, template, offset, payload, continues);
-                    frames.extend_from_slice(&header.to_bytes(segment.seed, offset));
+                    let header = encode(&segment, template, offset, payload, continues)
+                        .to_bytes(segment.seed, offset);
+                    checksum = checksum.wrapping_add(FrameHeader::checksum_in(&header));
+                    frames.extend_from_slice(&header);
                     frames.extend_from_slice(payload.header.unwrap_or_default());
                     frames.extend_from_slice(payload.content);
                     offset = offset.saturating_add(crate::scan::reach(frame_bytes(payload)));
                     template.index = template.index.saturating_add(1);
                 }
-                let result = segment.append(&mut [IoSlice::new(frames)], extent);
-                if crate::fs::len_u64(frames.capacity()) > 4 * COPY_BYTES {
+                let result = store.put(&segment, &[frames], checksum, extent, durability);
+                if frames.capacity() > KEPT_BYTES {
                     *frames = Vec::new();
                 }
                 result
@@ -180,7 +191,7 @@ impl Stream {
             return Err(segment.poisoned());
         }
         if matches!(writer.phase, Phase::Active { .. } | Phase::Stale) {
-            self.write_mark(writer, segment, FrameFlags::MARK.with(FrameFlags::SEAL))?;
+            self.write_mark(store, writer, segment, FrameFlags::MARK.with(FrameFlags::SEAL))?;
             writer.phase = Phase::Ended { sealed: true };
         }
         store.make_durable(segment, segment.extent().end)
@@ -190,6 +201,7 @@ impl Stream {
     /// stays behind its end and is written over by the next frame.
     pub(crate) fn write_mark(
         &self,
+        store: &Store,
         writer: &mut Writer,
         segment: &Segment,
         flags: FrameFlags,
@@ -211,7 +223,14 @@ impl Stream {
             *marked = false;
         }
         segment.trim()?;
-        segment.append(&mut [IoSlice::new(&header.to_bytes(segment.seed, old.end))], extent)?;
+        let bytes = header.to_bytes(segment.seed, old.end);
+        if flags.has(FrameFlags::SEAL) {
+            let checksum = FrameHeader::checksum_in(&bytes);
+            store.put(segment, &[&bytes], checksum, extent, Durability::Os)?;
+        } else {
+            // The next frame goes over it: the journal could write it there once more.
+            segment.append(&mut [IoSlice::new(&bytes)], extent)?;
+        }
         self.tail.store(extent);
         Ok(())
     }
@@ -238,7 +257,8 @@ impl Stream {
         let mut segment = self.segment_to_append(store, writer)?;
         match writer.phase {
             Phase::Stale | Phase::Ended { sealed: true } => {
-                return self.seal(store, writer, &segment).map(|()| true);
+                self.seal(store, writer, &segment)?;
+                return store.make_file_durable(&segment, segment.extent().end).map(|()| true);
             }
             Phase::Ended { sealed: false } => {
                 segment = self.rotate(store, writer, &segment, store.now_ms())?;
@@ -248,12 +268,12 @@ impl Stream {
         if segment.is_poisoned() {
             return Err(segment.poisoned());
         }
-        let marked = self.write_mark(writer, &segment, FrameFlags::MARK);
+        let marked = self.write_mark(store, writer, &segment, FrameFlags::MARK);
         if marked.is_ok() {
             writer.phase = Phase::Active { marked: true };
         }
         // Without room for a mark there is still something to sync.
-        store.make_durable(&segment, segment.extent().end)?;
+        store.make_file_durable(&segment, segment.extent().end)?;
         marked.map(|()| true)
     }
 
@@ -322,10 +342,14 @@ impl Stream {
                 key: self.key().unwrap_or_default().into(),
             });
             let reserve = if header.removed { 0 } else { store.options.preallocate_bytes };
-            match Segment::create(&*store.dir, &header, &label(&header.key), reserve) {
+            let ring = store.ring.as_ref().filter(|_| !header.removed);
+            match Segment::create(&*store.dir, &header, &label(&header.key), reserve, ring) {
                 Ok(segment) => {
                     writer.highest = header.sequence;
-                    return Ok(segment.admit_new(store.name_changed()));
+                    let segment = segment.admit_new(store.name_changed());
+                    // Without it, the file and its name are synced.
+                    let _ = store.note_created(&segment, &header.to_bytes());
+                    return Ok(segment);
                 }
                 Err(CreateError::Wal(WalError::Io { source, .. }))
                     if source.kind() == io::ErrorKind::AlreadyExists =>

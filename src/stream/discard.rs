@@ -66,12 +66,12 @@ impl Stream {
         Ok(Expiry::Drop(drop, full))
     }
 
-    /// Makes the newest segment survive power loss, but for its name, which the caller syncs: when the
-    /// others are gone, it alone carries the numbers on.
+    /// Makes the newest segment survive power loss: when the others are gone, it alone carries the
+    /// numbers on.
     fn secure_newest(&self, store: &Store) -> Result<()> {
         match self.newest(store)? {
             Some(newest) if newest.is_poisoned() => Err(newest.poisoned()),
-            Some(newest) => newest.sync_bytes(newest.extent().end, &store.counters),
+            Some(newest) => store.make_durable(&newest, newest.extent().end),
             None => Ok(()),
         }
     }
@@ -134,6 +134,12 @@ impl Stream {
         Ok(Some(expiration_ms))
     }
 
+    /// Says in the journal that these segments are dropped. Takes effect with `Store::sync_dropped`.
+    pub(crate) fn note_dropped(&self, store: &Store, all: &[Doomed]) -> Result<()> {
+        let last = all.iter().map(|doomed| doomed.sequence).max();
+        last.map_or(Ok(()), |last| store.note_dropped(self.id(last)))
+    }
+
     /// Unlinks segments. The names survive, or come back, until the directory is synced.
     pub(crate) fn unlink(
         &self,
@@ -194,8 +200,12 @@ impl Stream {
         }
         // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
         // one after the other.
-        if !drop.is_empty() {
+        if let Some(last) = drop.iter().map(|doomed| doomed.sequence).max() {
             self.secure_newest(store)?;
+            // A name that is lost with the power and not brought back would leave a gap.
+            store.sync_names(store.latest_name_change())?;
+            store.note_dropped(self.id(last))?;
+            store.sync_dropped()?;
         }
         for doomed in drop {
             store.sync_names(store.latest_name_change())?;
@@ -258,6 +268,10 @@ impl Stream {
         }
         for sequence in older {
             store.files.remove(self.id(*sequence));
+        }
+        if let Some(last) = older.last() {
+            store.note_dropped(self.id(*last))?;
+            store.sync_dropped()?;
         }
         for sequence in older {
             let name = self.file_name(*sequence);

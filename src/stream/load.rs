@@ -56,7 +56,8 @@ impl Stream {
         while let Some(sequence) = sequences.last().copied() {
             let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
-            match Segment::open(&*store.dir, id, &label, store.directory_id, distrust) {
+            let ring = store.ring.as_ref();
+            match Segment::open(&*store.dir, id, &label, store.directory_id, distrust, ring) {
                 Ok((segment, header)) => {
                     if let Some(lost) = findings.lost.as_ref().filter(|_| header.removed) {
                         return Err(lost.error());

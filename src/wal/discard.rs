@@ -70,6 +70,14 @@ impl Wal {
             meta.dropped_through_ms = meta.dropped_through_ms.max(through_ms);
         })?;
         store.sync_names(store.latest_name_change())?;
+        doomed.retain(|(stream, segments)| match stream.note_dropped(store, segments) {
+            Ok(()) => true,
+            Err(error) => {
+                report.fail(store, &error);
+                false
+            }
+        });
+        store.sync_dropped()?;
         for (stream, segments) in doomed {
             if let Err(error) = stream.unlink(store, &segments, &mut report) {
                 report.fail(store, &error);

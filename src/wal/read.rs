@@ -10,10 +10,10 @@ use crate::chains::{Node, Present};
 use crate::entries::{Entries, Records, entry_in};
 use crate::entry::{Entry, EntryRef, EntrySlice, Key};
 use crate::error::{Result, WalError};
-use crate::format::{FrameFlags, FrameHeader, MAX_KEY_BYTES};
+use crate::format::{FrameFlags, FrameHeader, MAX_KEY_BYTES, SegmentId};
 use crate::primitives::thread_local;
 use crate::report::{SegmentInfo, count};
-use crate::segment::{Segment, SegmentId};
+use crate::segment::Segment;
 use crate::stream::Stream;
 
 /// Entries above this size are returned in the buffer they were read into, smaller ones are copied out

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use keywal::fs::sim::SimDir;
-use keywal::fs::{Dir, File, Lock, OpenMode};
+use keywal::fs::{Dir, File, Lock, Mapping, OpenMode};
 
 type Hook = Box<dyn FnOnce() + Send>;
 
@@ -111,5 +111,9 @@ impl File for HookedFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
+    }
+
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        self.file.map(bytes)
     }
 }

@@ -23,6 +23,7 @@ pub struct Setup {
     pub max_segment_bytes: u64,
     pub max_open_files: usize,
     pub preallocate_bytes: u64,
+    pub journal_bytes: u64,
     pub seed: u64,
 }
 
@@ -35,6 +36,7 @@ impl Setup {
             max_segment_bytes: 1 << 20,
             max_open_files: 8,
             preallocate_bytes: 0,
+            journal_bytes: 0,
             seed,
         }
     }
@@ -48,7 +50,24 @@ impl Setup {
             max_segment_bytes: 4096,
             max_open_files: 1,
             preallocate_bytes: 4096,
+            journal_bytes: 0,
             seed,
+        }
+    }
+
+    /// The same with a journal so small that it comes round in a few operations.
+    pub fn with_journal(self) -> Self {
+        let name = if self.name == "tight" { "journal-tight" } else { "journal" };
+        Self { name, journal_bytes: 4096, ..self }
+    }
+
+    /// The setup with this name.
+    pub fn named(name: &str, seed: u64) -> Self {
+        match name {
+            "tight" => Self::tight(seed),
+            "journal" => Self::plain(seed).with_journal(),
+            "journal-tight" => Self::tight(seed).with_journal(),
+            _ => Self::plain(seed),
         }
     }
 
@@ -59,6 +78,7 @@ impl Setup {
             .max_entry_bytes(4096)
             .max_open_files(self.max_open_files)
             .preallocate_bytes(self.preallocate_bytes)
+            .journal_bytes(self.journal_bytes)
             .clock(clock.clone())
     }
 

@@ -28,6 +28,7 @@ pub enum CallKind {
     Allocate,
     Lock,
     DropCache,
+    Map,
 }
 
 /// What happens to a call. Error numbers are raw: 5 is `EIO`, 24 `EMFILE`, 28 `ENOSPC`, 30 `EROFS`.

@@ -1,0 +1,354 @@
+//! Replaying the journal: what it has and the segments have not goes to the segments.
+//!
+//! Nothing of the journal is believed but its records. Those of the newest epoch say themselves where the
+//! oldest one that counts starts; from there, one follows on the other. Where none is valid, the journal
+//! ends, unless a record behind says that this place had been durable: then it is damage, and the
+//! walk goes on with the next record there is. Replaying is idempotent and may be cut off anywhere.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+
+use super::Listing;
+use crate::error::{Result, WalError};
+use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
+use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::report::{Finding, RecoveryReport};
+use crate::ring::JOURNAL_NAME;
+use crate::scan::CHUNK_BYTES;
+use crate::segment::{OpenError, Segment};
+
+/// What replaying did. It survives power loss.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    /// Of the records found.
+    pub(super) epoch: u32,
+    /// Files of segments were created.
+    pub(super) created: bool,
+}
+
+/// The journal as a file that a crash has left.
+struct Journal {
+    file: Box<dyn File>,
+    capacity: u64,
+    key: u64,
+}
+
+/// What the headers of the newest epoch say, wherever they stand.
+#[derive(Default)]
+struct Survey {
+    epoch: u32,
+    tail: u64,
+    durable: u64,
+    positions: Vec<u64>,
+}
+
+pub(super) fn replay(
+    dir: &dyn Dir,
+    listing: &Listing,
+    meta: &Meta,
+    report: &mut RecoveryReport,
+) -> Result<Replayed> {
+    let path = dir.path().join(JOURNAL_NAME);
+    let error = |source| WalError::io(&path, "read the journal", source);
+    let Some(journal) = Journal::open(dir, meta.directory_id).map_err(error)? else {
+        if meta.journal_bytes > 0 {
+            let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
+            RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
+        }
+        return Ok(Replayed::default());
+    };
+    let survey = journal.survey(meta.epoch).map_err(error)?;
+    let records = journal.records(&survey, &mut |damaged, at: u64, bytes, what: &str| {
+        let list = if damaged { &mut report.damaged } else { &mut report.torn };
+        let offset = at & journal.capacity.saturating_sub(1);
+        let finding = Finding { path: path.clone(), offset, bytes, what: what.to_owned() };
+        RecoveryReport::note(list, finding);
+    });
+    let mut replayed = Replayed { epoch: survey.epoch, created: false };
+    let (segments, dropped) = by_segment(&records.map_err(error)?);
+    for (id, records) in segments {
+        let journal = &journal;
+        let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
+        let directory_id = meta.directory_id;
+        let segment = Target { dir, listing, directory_id, journal, id, dropped };
+        let (bytes, created) = segment.bring_up_to_date(&records)?;
+        report.journal_bytes = report.journal_bytes.saturating_add(bytes);
+        replayed.created |= created;
+    }
+    if !survey.positions.is_empty() {
+        // The names of segments that are there may have been promised by the journal alone.
+        dir.sync().map_err(|source| WalError::io(dir.path(), "sync the directory", source))?;
+    }
+    Ok(replayed)
+}
+
+/// The records of each segment, and the newest dropped segment of each key.
+fn by_segment(
+    records: &[RecordHeader],
+) -> (BTreeMap<SegmentId, Vec<RecordHeader>>, BTreeMap<u64, u32>) {
+    let mut dropped: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut segments: BTreeMap<SegmentId, Vec<RecordHeader>> = BTreeMap::new();
+    for header in records {
+        let id = header.record.segment;
+        match header.record.body {
+            Body::Frames | Body::Created => segments.entry(id).or_default().push(*header),
+            Body::Dropped => {
+                let through = dropped.entry(id.key_hash).or_default();
+                *through = id.sequence.max(*through);
+            }
+            Body::Nothing => {}
+        }
+    }
+    (segments, dropped)
+}
+
+impl Journal {
+    /// `None`: there is none, or what there is cannot be one.
+    fn open(dir: &dyn Dir, key: u64) -> io::Result<Option<Self>> {
+        let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                return Ok(None);
+            }
+            result => result?,
+        };
+        file.sync_data()?;
+        file.drop_cache()?;
+        let capacity = file.len()?;
+        Ok(capacity.is_power_of_two().then_some(Self { file, capacity, key }))
+    }
+
+    fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = position & self.capacity.saturating_sub(1);
+        let room = usize::try_from(self.capacity.saturating_sub(start)).unwrap_or(usize::MAX);
+        let (first, rest) = buffer.split_at_mut(room.min(buffer.len()));
+        read_full(&*self.file, first, start)?;
+        read_full(&*self.file, rest, 0)?;
+        Ok(())
+    }
+
+    /// Looks for headers everywhere.
+    fn survey(&self, least_epoch: u32) -> io::Result<Survey> {
+        let mut survey = Survey { epoch: least_epoch, ..Survey::default() };
+        let chunk_bytes = self.capacity.min(u64::from(CHUNK_BYTES));
+        let mut chunk = Vec::new();
+        let mut start = 0;
+        while start < self.capacity {
+            let bytes = chunk_bytes.saturating_add(RecordHeader::BYTES_U64);
+            chunk.resize(usize::try_from(bytes).unwrap_or(0), 0);
+            self.read(start, &mut chunk)?;
+            let places = usize::try_from(chunk_bytes).unwrap_or(0);
+            for at in (0..places).step_by(RecordHeader::ALIGN) {
+                let header = chunk.get(at..).and_then(|rest| rest.first_chunk());
+                let header = header.map(|bytes| RecordHeader::from_bytes(bytes, self.key));
+                let offset = start.saturating_add(len_u64(at));
+                if let Some(Ok(header)) = header {
+                    if header.position & self.capacity.saturating_sub(1) == offset {
+                        survey.take(&header);
+                    }
+                }
+            }
+            start = start.saturating_add(chunk_bytes);
+        }
+        survey.positions.sort_unstable();
+        Ok(survey)
+    }
+
+    /// The record at a position, if it is whole.
+    fn record(&self, survey: &Survey, position: u64) -> io::Result<Option<RecordHeader>> {
+        let mut bytes = [0; RecordHeader::BYTES];
+        self.read(position, &mut bytes)?;
+        let header = RecordHeader::from_bytes(&bytes, self.key).ok();
+        let Some(header) = header.filter(|header| {
+            header.position == position
+                && header.epoch == survey.epoch
+                && header.record.bytes() <= self.capacity
+        }) else {
+            return Ok(None);
+        };
+        let body = self.body(&header)?;
+        Ok(header.record.check(&body).then_some(header))
+    }
+
+    fn was_begun(&self, position: u64) -> io::Result<bool> {
+        let mut bytes = [0; RecordHeader::BYTES];
+        self.read(position, &mut bytes)?;
+        Ok(RecordHeader::was_begun(&bytes, position))
+    }
+
+    fn body(&self, header: &RecordHeader) -> io::Result<Vec<u8>> {
+        let bytes = usize::try_from(header.record.body_bytes).unwrap_or(usize::MAX);
+        let mut body = Vec::new();
+        body.try_reserve(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        body.resize(bytes, 0);
+        self.read(header.position.saturating_add(RecordHeader::BYTES_U64), &mut body)?;
+        Ok(body)
+    }
+
+    /// The records that count, in order. `found` hears of damage, and of a torn end.
+    fn records(
+        &self,
+        survey: &Survey,
+        found: &mut dyn FnMut(bool, u64, u64, &str),
+    ) -> io::Result<Vec<RecordHeader>> {
+        let mut records: Vec<RecordHeader> = Vec::new();
+        // Behind the last record that ends a batch.
+        let mut whole = 0;
+        let mut position = survey.tail;
+        let limit = survey.tail.saturating_add(self.capacity);
+        while position < limit {
+            if let Some(header) = self.record(survey, position)? {
+                position = header.next();
+                records.push(header);
+                if !header.record.continues {
+                    whole = records.len();
+                }
+                continue;
+            }
+            let later = survey.positions.partition_point(|other| *other <= position);
+            let later = survey.positions.get(later).copied();
+            let bytes = later.unwrap_or(survey.durable).saturating_sub(position);
+            if position >= survey.durable {
+                if self.was_begun(position)? || later.is_some() {
+                    found(false, position, bytes, "unfinished write to the journal");
+                }
+                break;
+            }
+            found(true, position, bytes, "durable records of the journal are damaged");
+            // What was lost may have been the end of the batch before it.
+            whole = records.len();
+            match later {
+                Some(later) => position = later,
+                None => break,
+            }
+        }
+        records.truncate(whole);
+        Ok(records)
+    }
+}
+
+impl Survey {
+    fn take(&mut self, header: &RecordHeader) {
+        if header.epoch > self.epoch {
+            *self = Self { epoch: header.epoch, ..Self::default() };
+        }
+        if header.epoch == self.epoch {
+            self.tail = self.tail.max(header.tail());
+            self.durable = self.durable.max(header.durable());
+            self.positions.push(header.position);
+        }
+    }
+}
+
+/// A segment's file.
+struct Opened {
+    file: Box<dyn File>,
+    name: String,
+    /// It was not there.
+    new: bool,
+}
+
+/// A segment that the journal has records of.
+struct Target<'a> {
+    dir: &'a dyn Dir,
+    listing: &'a Listing,
+    directory_id: u64,
+    journal: &'a Journal,
+    id: SegmentId,
+    /// The segment may be gone, and is not to come back. While it is there, it has to be whole.
+    dropped: bool,
+}
+
+impl Target<'_> {
+    /// Writes to the segment what it does not have. Returns how many bytes, and whether it was created.
+    fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<(u64, bool)> {
+        let path = self.dir.path().join(JOURNAL_NAME);
+        let read_error = |source| WalError::io(&path, "read the journal", source);
+        let mut written = 0;
+        let mut opened: Option<Opened> = None;
+        for header in records {
+            let body = self.journal.body(header).map_err(read_error)?;
+            if opened.is_none() {
+                opened = match header.record.body {
+                    Body::Created => self.created_file(&body)?,
+                    _ => self.existing_file(header)?,
+                };
+            }
+            // Lost with its name: nothing of it was promised.
+            let Some(Opened { file, name, .. }) = &opened else { return Ok((0, false)) };
+            let offset = u64::from(header.record.offset);
+            let write = || {
+                let mut present = vec![0; body.len()];
+                let read = read_full(&**file, &mut present, offset)?;
+                if read == body.len() && present == body {
+                    return Ok(0);
+                }
+                write_full(&**file, &mut [IoSlice::new(&body)], offset)?;
+                Ok(len_u64(body.len()))
+            };
+            let path = self.dir.path().join(name);
+            let bytes: io::Result<u64> = write();
+            written = bytes
+                .map_err(|source| WalError::io(&path, "move entries to the segment", source))?
+                .saturating_add(written);
+        }
+        let Some(Opened { file, name, new }) = opened else { return Ok((0, false)) };
+        if written > 0 {
+            let path = self.dir.path().join(name);
+            file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
+        }
+        Ok((written, new))
+    }
+
+    /// The file of a segment whose creation the journal knows.
+    fn created_file(&self, header_area: &[u8]) -> Result<Option<Opened>> {
+        let key = FileHeader::from_bytes(header_area).map(|header| header.key).unwrap_or_default();
+        let name = self.id.file_name(&label(&key));
+        let open = || match self.dir.open(&name, OpenMode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.dropped {
+                    return Ok(None);
+                }
+                Ok(Some((self.dir.open(&name, OpenMode::CreateNew)?, true)))
+            }
+            result => Ok(Some((result?, false))),
+        };
+        let opened: io::Result<Option<(Box<dyn File>, bool)>> = open();
+        let path = self.dir.path().join(&name);
+        let opened = opened.map_err(|source| WalError::io(&path, "open the segment", source))?;
+        let Some((file, new)) = opened else { return Ok(None) };
+        if !new {
+            let fresh = file.sync_data().and_then(|()| file.drop_cache());
+            fresh.map_err(|source| WalError::io(&path, "sync the segment", source))?;
+        }
+        Ok(Some(Opened { file, name, new }))
+    }
+
+    /// The file of a segment that was durable before the journal's oldest record.
+    fn existing_file(&self, header: &RecordHeader) -> Result<Option<Opened>> {
+        let labels = self.listing.by_hash.get(&self.id.key_hash).into_iter().flatten();
+        for (label, sequences) in labels {
+            if !sequences.contains(&self.id.sequence) {
+                continue;
+            }
+            match Segment::open(self.dir, self.id, label, self.directory_id, true, None) {
+                Ok((segment, _)) if segment.seed == header.record.seed => {
+                    let name = self.id.file_name(label);
+                    let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {
+                        WalError::io(&segment.path, "open the segment", source)
+                    })?;
+                    return Ok(Some(Opened { file, name, new: false }));
+                }
+                Ok(_)
+                | Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) =>
+                    {}
+                Err(OpenError::Wal(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}

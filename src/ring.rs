@@ -1,0 +1,417 @@
+//! The journal's memory: a file of fixed size that is written round and round, one record behind the
+//! other, under one short lock.
+//!
+//! Positions count bytes since the journal was begun and never go back; a record stands in the file at
+//! its position modulo the capacity. The records from `tail` to `head` are in use; everything before
+//! `tail` is in the segments, and durable there if somebody was promised that. `free_to` is how far `head`
+//! may go: it lags behind `tail + capacity` as long as a power cut could still make recovery look for
+//! promised records behind an older tail.
+
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use ahash::{HashSet, HashSetExt};
+
+use crate::fork::Process;
+use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
+use crate::fs::{Dir, File, Mapping, OpenMode, len_u64, read_full, write_full};
+use crate::primitives::atomic::{AtomicU64, Ordering};
+use crate::primitives::{Mutex, MutexGuard};
+use crate::sync::{SyncError, SyncGate};
+
+/// Name of the journal's file.
+pub(crate) const JOURNAL_NAME: &str = "JOURNAL";
+/// How the file is filled with zeros: on ext4 a mapped page then has a size of its own, and a sync of a
+/// page that was touched costs a third of what it costs where the file was filled in larger pieces.
+const FILL_BYTES: usize = 4096;
+/// Longest body of a record: above this, a copy through the journal gains nothing.
+const MAX_BODY_BYTES: u64 = 64 << 10;
+/// No position.
+pub(crate) const NOWHERE: u64 = u64::MAX;
+
+/// A record to append, and what goes behind its header.
+pub(crate) struct Piece<'a> {
+    pub(crate) record: Record,
+    /// Position of the segment's record before this one, or [`NOWHERE`].
+    pub(crate) previous: u64,
+    pub(crate) parts: &'a [&'a [u8]],
+}
+
+#[derive(Debug)]
+pub(crate) struct Ring {
+    file: Box<dyn File>,
+    /// `None` where the file cannot be mapped: then it is written and read by position.
+    memory: Option<Box<dyn Mapping>>,
+    pub(crate) path: PathBuf,
+    capacity: u64,
+    /// Number of the directory, for the checksums.
+    key: u64,
+    epoch: u32,
+    process: Process,
+    state: Mutex<State>,
+    /// As in `state`, for who does not hold the lock.
+    head: AtomicU64,
+    tail: AtomicU64,
+    /// Marks are positions.
+    gate: SyncGate,
+    /// Held by whoever moves records on to their segments: how far that has been done.
+    pub(crate) applied: Mutex<u64>,
+    /// As `applied`, to see without the lock whether there is something to do.
+    applied_hint: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    head: u64,
+    tail: u64,
+    free_to: u64,
+    /// A tail that a durable record names.
+    durable_tail: u64,
+    /// Records before this have been promised to survive power loss.
+    promised: u64,
+    /// Segments with promised bytes in the journal. They have to be durable before those go.
+    segments: HashSet<SegmentId>,
+    /// Names promised to survive because the journal knows them.
+    names: u64,
+}
+
+/// A promise that a segment's bytes and name survive once the journal does.
+pub(crate) struct Promise<'a> {
+    pub(crate) segment: SegmentId,
+    /// The segment's name is promised, too.
+    pub(crate) name: bool,
+    /// Told the tail, whether the journal has all that is missing elsewhere.
+    pub(crate) allowed: &'a dyn Fn(u64) -> bool,
+}
+
+/// What [`Ring::append`] comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Appended,
+    /// Space has to be made first, or nothing is taken any more.
+    NoRoom,
+    /// What comes before has to be made durable in the segment first.
+    NotAllowed,
+}
+
+impl State {
+    fn note(&mut self, promise: &Promise<'_>, mark: u64) {
+        self.promised = self.promised.max(mark);
+        self.segments.insert(promise.segment);
+        self.names = self.names.saturating_add(u64::from(promise.name));
+    }
+}
+
+/// What [`Ring::retire`] comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Retired {
+    /// These have been promised something since: make them durable, then call again.
+    First(Vec<SegmentId>),
+    /// Names have been promised: make them durable, say how many there were, call again.
+    Names(u64),
+    /// Done, and the space can be used again.
+    Free,
+    /// Done, and the space can be used again once the records before this mark are durable.
+    FreeAfter(u64),
+}
+
+impl Ring {
+    /// Opens the journal's file, an empty one of `capacity` bytes, which is a power of two. What an
+    /// existing file of this size holds is of no use to anybody any more. The name waits for a sync of
+    /// the directory.
+    pub(crate) fn open(dir: &dyn Dir, capacity: u64, key: u64, epoch: u32) -> io::Result<Self> {
+        let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
+            Ok(file) if file.len()? == capacity => file,
+            Ok(_) => {
+                dir.remove(JOURNAL_NAME)?;
+                Self::create(dir, capacity)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(dir, capacity)?,
+            Err(error) => return Err(error),
+        };
+        let memory = usize::try_from(capacity).ok().and_then(|bytes| file.map(bytes).ok());
+        Ok(Self {
+            file,
+            memory,
+            path: dir.path().join(JOURNAL_NAME),
+            capacity,
+            key,
+            epoch,
+            process: Process::current(),
+            state: Mutex::new(State {
+                head: 0,
+                tail: 0,
+                free_to: capacity,
+                durable_tail: 0,
+                promised: 0,
+                segments: HashSet::new(),
+                names: 0,
+            }),
+            head: AtomicU64::new(0),
+            tail: AtomicU64::new(0),
+            gate: SyncGate::new(0),
+            applied: Mutex::new(0),
+            applied_hint: AtomicU64::new(0),
+        })
+    }
+
+    /// A file of zeros, all of it on the disk: a full disk is noticed here, and never by a store.
+    fn create(dir: &dyn Dir, capacity: u64) -> io::Result<Box<dyn File>> {
+        let file = dir.open(JOURNAL_NAME, OpenMode::CreateNew)?;
+        let write_zeros = || {
+            let zeros = [0; FILL_BYTES];
+            let mut at = 0;
+            while at < capacity {
+                write_full(&*file, &mut [IoSlice::new(&zeros)], at)?;
+                at = at.saturating_add(len_u64(FILL_BYTES));
+            }
+            file.sync_data()
+        };
+        if let Err(error) = write_zeros() {
+            let _ = dir.remove(JOURNAL_NAME);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is made in one step, so what a panic left behind is consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Longest record, its header included, that is accepted.
+    pub(crate) fn fits(&self, body_bytes: u64) -> bool {
+        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.capacity / 4
+    }
+
+    /// Space that only short records which end something may use, so that they are never refused.
+    fn reserve(&self) -> u64 {
+        (self.capacity / 16).max(256)
+    }
+
+    /// Position behind the last record.
+    pub(crate) fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// Position of the oldest record in use.
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail.load(Ordering::Acquire)
+    }
+
+    /// Bytes of records that have yet to be moved on to their segments, more or less.
+    pub(crate) fn backlog(&self) -> u64 {
+        self.head().saturating_sub(self.applied_hint.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_applied_hint(&self, applied: u64) {
+        self.applied_hint.store(applied, Ordering::Relaxed);
+    }
+
+    /// Whether a sync or a write has failed: nothing is appended any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.gate.is_poisoned()
+    }
+
+    /// Whether this process may move records on: a forked child may not.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process.is_probably_current()
+    }
+
+    // ---- appending ----
+
+    /// Appends records, all or none; recovery sees them so, too, if all but the last continue. `placed`
+    /// is told where each one stands before anybody else can see it. With promises, as
+    /// [`Self::promise`] has them, for what comes before the records and for themselves.
+    pub(crate) fn append(
+        &self,
+        pieces: &[Piece<'_>],
+        promises: &[Promise<'_>],
+        mut placed: impl FnMut(usize, &RecordHeader),
+    ) -> io::Result<Outcome> {
+        let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
+        let ends = pieces.iter().all(|piece| piece.parts.is_empty());
+        let mut state = self.lock();
+        let reserve = if ends { 0 } else { self.reserve() };
+        let end = state.head.saturating_add(bytes);
+        if end.saturating_add(reserve) > state.free_to || self.is_dead() {
+            return Ok(Outcome::NoRoom);
+        }
+        if !promises.iter().all(|promise| (promise.allowed)(state.tail)) {
+            return Ok(Outcome::NotAllowed);
+        }
+        let mut position = state.head;
+        for (at, piece) in pieces.iter().enumerate() {
+            let header = self.header(&state, piece, position);
+            if let Err(error) = self.put(&header, piece.parts) {
+                // It must not come back, neither whole nor in part.
+                let zeros = [0; RecordHeader::BYTES];
+                let undone = self.store(state.head, &zeros).and_then(|()| self.file.sync_data());
+                if undone.is_err() {
+                    self.gate.poison();
+                }
+                return Err(error);
+            }
+            placed(at, &header);
+            position = header.next();
+        }
+        for promise in promises {
+            state.note(promise, position);
+        }
+        state.head = position;
+        self.head.store(position, Ordering::Release);
+        Ok(Outcome::Appended)
+    }
+
+    fn header(&self, state: &State, piece: &Piece<'_>, position: u64) -> RecordHeader {
+        let back = |to: u64| u32::try_from(position.saturating_sub(to)).unwrap_or(u32::MAX);
+        RecordHeader {
+            record: piece.record,
+            position,
+            epoch: self.epoch,
+            back: if piece.previous == NOWHERE { 0 } else { back(piece.previous) },
+            tail_back: back(state.tail),
+            durable_back: back(self.gate.durable()),
+        }
+    }
+
+    fn put(&self, header: &RecordHeader, parts: &[&[u8]]) -> io::Result<()> {
+        let mut at = header.position.saturating_add(RecordHeader::BYTES_U64);
+        for part in parts {
+            self.store(at, part)?;
+            at = at.saturating_add(len_u64(part.len()));
+        }
+        self.store(header.position, &header.to_bytes(self.key))
+    }
+
+    // ---- memory ----
+
+    /// Splits a range of positions where the file ends.
+    fn places(&self, position: u64, bytes: usize) -> [(u64, std::ops::Range<usize>); 2] {
+        let start = position & self.capacity.saturating_sub(1);
+        let room = self.capacity.saturating_sub(start);
+        let first = usize::try_from(room).unwrap_or(usize::MAX).min(bytes);
+        [(start, 0..first), (0, first..bytes)]
+    }
+
+    fn store(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        for (offset, range) in self.places(position, bytes.len()) {
+            let Some(part @ [_, ..]) = bytes.get(range) else { continue };
+            match (&self.memory, usize::try_from(offset)) {
+                (Some(memory), Ok(offset)) => memory.store(offset, part),
+                _ => write_full(&*self.file, &mut [IoSlice::new(part)], offset)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out. Sure to be those that were stored only for records in use.
+    pub(crate) fn load(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        for (offset, range) in self.places(position, buffer.len()) {
+            let Some(part @ [_, ..]) = buffer.get_mut(range) else { continue };
+            match (&self.memory, usize::try_from(offset)) {
+                (Some(memory), Ok(offset)) => memory.load(offset, part),
+                _ => drop(read_full(&*self.file, part, offset)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of the record at a position.
+    pub(crate) fn header_at(&self, position: u64) -> io::Result<RecordHeader> {
+        let mut bytes = [0; RecordHeader::BYTES];
+        self.load(position, &mut bytes)?;
+        match RecordHeader::from_bytes(&bytes, self.key) {
+            Ok(header) if header.position == position && header.epoch == self.epoch => Ok(header),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone")),
+        }
+    }
+
+    // ---- durability ----
+
+    /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable
+    /// there, before it leaves the journal. `false`: it is not allowed any more.
+    pub(crate) fn promise(&self, promise: &Promise<'_>, mark: u64) -> bool {
+        let mut state = self.lock();
+        let given = !self.is_dead() && (promise.allowed)(state.tail);
+        if given {
+            state.note(promise, mark);
+        }
+        given
+    }
+
+    /// Returns once every record before `mark` survives power loss.
+    pub(crate) fn wait_durable(
+        &self,
+        mark: u64,
+        sync: impl Fn(&dyn File) -> io::Result<()>,
+    ) -> Result<(), SyncError> {
+        self.gate.wait_durable(mark, || self.head(), || sync(&*self.file))
+    }
+
+    /// Gives the space of all records before `to` back; they are in their segments. `checked` are the
+    /// segments known to be durable as far as those records go, `names` the number of promised names
+    /// that have been made durable.
+    pub(crate) fn retire(&self, to: u64, checked: &HashSet<SegmentId>, names: u64) -> Retired {
+        let mut state = self.lock();
+        let mut first: Vec<SegmentId> = state.segments.difference(checked).copied().collect();
+        // The same calls in the same order each time, whatever the hasher.
+        first.sort_unstable();
+        if !first.is_empty() {
+            return Retired::First(first);
+        }
+        if state.names != names {
+            return Retired::Names(state.names);
+        }
+        state.names = 0;
+        state.tail = state.tail.max(to);
+        self.tail.store(state.tail, Ordering::Release);
+        // Recovery would start from the older tail: it must not miss promised records behind it, nor take
+        // what has been used again for damage.
+        if state.promised > state.tail || self.gate.durable() > state.durable_tail {
+            return Retired::FreeAfter(state.tail);
+        }
+        state.free_to = state.tail.saturating_add(self.capacity);
+        Retired::Free
+    }
+
+    /// Lets the space before `tail` be used again: a record that names this tail is durable.
+    pub(crate) fn free(&self, tail: u64) {
+        let mut state = self.lock();
+        state.durable_tail = state.durable_tail.max(tail);
+        state.free_to = state.free_to.max(tail.saturating_add(self.capacity));
+    }
+
+    /// Forgets promises to segments that `kept` says are durable.
+    pub(crate) fn forget(&self, kept: impl Fn(SegmentId) -> bool) {
+        self.lock().segments.retain(|id| !kept(*id));
+    }
+}
+
+/// A record without bytes of its own.
+pub(crate) fn bare(body: Body, segment: SegmentId) -> Piece<'static> {
+    let seed = Seed::of_nonce(0);
+    let record = Record {
+        body,
+        continues: false,
+        segment,
+        offset: 0,
+        seed,
+        body_bytes: 0,
+        body_checksum: 0,
+    };
+    Piece { record, previous: NOWHERE, parts: &[] }
+}

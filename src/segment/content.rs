@@ -1,0 +1,277 @@
+//! What a segment holds: its file, and what is on its way there through the journal.
+//!
+//! The segment's records in the journal are a chain, each one telling where the one before it starts.
+//! [`Content::settle`] writes what the file does not have yet, in one go; readers that come upon bytes
+//! which are not in the file yet do that first. Where it fails (a full disk), they read from the journal.
+
+use std::io::{self, IoSlice};
+use std::sync::{Arc, PoisonError};
+
+use crate::format::RecordHeader;
+use crate::fs::{File, Mapping, len_u64, write_full};
+use crate::primitives::Mutex;
+use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::ring::{NOWHERE, Ring};
+
+/// How much is put together before it is written.
+const WRITE_BYTES: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Content {
+    file: Box<dyn File>,
+    pending: Option<Pending>,
+}
+
+/// A segment's part of the journal.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) ring: Arc<Ring>,
+    /// Position of the newest record, or `NOWHERE`; and of what comes behind it.
+    last: AtomicU64,
+    next: AtomicU64,
+    /// The file has all bytes before this offset. Bytes below the end of the segment and not below
+    /// this are in the journal.
+    applied: AtomicU32,
+    /// Every byte from `direct` on that the file's sync does not cover is in a record at this position or
+    /// later.
+    dirty: AtomicU64,
+    /// Bytes before this offset may have been written to the file without the journal.
+    direct: AtomicU32,
+    /// Position of the record of the segment's creation, or `NOWHERE`.
+    created: AtomicU64,
+    /// Position behind the newest record that the file has.
+    settled: AtomicU64,
+    settling: Mutex<()>,
+}
+
+impl Pending {
+    /// Position behind the newest record.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn previous(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    /// Whether the file has everything. What was settled may have left the journal.
+    fn is_settled(&self) -> bool {
+        self.previous() == NOWHERE || self.settled.load(Ordering::Acquire) >= self.next()
+    }
+
+    /// Whether the journal from `tail` on has every byte that is not durable in the file, which is up to
+    /// `durable`.
+    pub(crate) fn has_the_rest(&self, tail: u64, durable: u64) -> bool {
+        u64::from(self.direct.load(Ordering::Acquire)) <= durable
+            && self.dirty.load(Ordering::Acquire) >= tail
+    }
+
+    /// Whether the journal from `tail` on knows of the creation.
+    pub(crate) fn has_the_name(&self, tail: u64) -> bool {
+        let created = self.created.load(Ordering::Acquire);
+        created != NOWHERE && created >= tail
+    }
+
+    /// Notes the record of the creation. Called before anybody can see the record.
+    pub(crate) fn note_created(&self, header: &RecordHeader) {
+        self.created.store(header.position, Ordering::Release);
+        self.direct.store(0, Ordering::Release);
+        self.dirty.store(header.position, Ordering::Release);
+        self.next.store(header.next(), Ordering::Release);
+    }
+
+    /// Notes a record of frames. Called before anybody can see the record. `all_durable`: so was
+    /// everything before it.
+    pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) {
+        if self.previous() == NOWHERE {
+            self.applied.store(header.record.offset, Ordering::Release);
+        }
+        if all_durable {
+            self.dirty.store(header.position, Ordering::Release);
+        }
+        self.next.store(header.next(), Ordering::Release);
+        self.last.store(header.position, Ordering::Release);
+    }
+
+    /// The records of frames behind `applied`, newest first.
+    fn unsettled(&self, applied: u32) -> io::Result<Vec<RecordHeader>> {
+        let mut records = Vec::new();
+        let mut position = self.previous();
+        while position != NOWHERE {
+            let header = self.ring.header_at(position)?;
+            if header.record.end() <= u64::from(applied) {
+                break;
+            }
+            records.push(header);
+            if header.record.offset <= applied || header.back == 0 {
+                break;
+            }
+            position = position.saturating_sub(u64::from(header.back));
+        }
+        Ok(records)
+    }
+
+    /// Copies bytes from `offset` on, which is not in the file, out of the journal; 0 if it is in neither.
+    fn read(&self, buffer: &mut [u8], offset: u32) -> io::Result<usize> {
+        for header in self.unsettled(offset)? {
+            let record = &header.record;
+            if record.offset <= offset && u64::from(offset) < record.end() {
+                let mut body = vec![0; usize::try_from(record.body_bytes).unwrap_or(usize::MAX)];
+                load_body(&self.ring, &header, &mut body)?;
+                let skip = usize::try_from(offset.saturating_sub(record.offset)).unwrap_or(0);
+                let found = body.get(skip..).unwrap_or_default();
+                let bytes = found.len().min(buffer.len());
+                if let (Some(to), Some(from)) = (buffer.get_mut(..bytes), found.get(..bytes)) {
+                    to.copy_from_slice(from);
+                }
+                return Ok(bytes);
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl Content {
+    pub(crate) fn new(file: Box<dyn File>, ring: Option<&Arc<Ring>>) -> Self {
+        let pending = ring.map(|ring| Pending {
+            ring: Arc::clone(ring),
+            last: AtomicU64::new(NOWHERE),
+            next: AtomicU64::new(0),
+            applied: AtomicU32::new(u32::MAX),
+            dirty: AtomicU64::new(0),
+            direct: AtomicU32::new(0),
+            created: AtomicU64::new(NOWHERE),
+            settled: AtomicU64::new(0),
+            settling: Mutex::new(()),
+        });
+        Self { file, pending }
+    }
+
+    pub(crate) fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
+    }
+
+    /// Offset up to which the file has all bytes of a segment that ends at `end`.
+    pub(crate) fn applied(&self, end: u32) -> u32 {
+        self.pending
+            .as_ref()
+            .map_or(end, |pending| pending.applied.load(Ordering::Acquire).min(end))
+    }
+
+    /// Notes that bytes up to `end` were written to the file itself.
+    pub(crate) fn wrote(&self, end: u32) {
+        if let Some(pending) = &self.pending {
+            pending.direct.store(end, Ordering::Release);
+            pending.applied.store(end, Ordering::Release);
+        }
+    }
+
+    /// Makes durable what the file has.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let Some(pending) = &self.pending else { return self.file.sync_data() };
+        let settled = pending.settled.load(Ordering::Acquire);
+        self.file.sync_data()?;
+        pending.dirty.fetch_max(settled, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Writes to the file what is in the journal only. After an error it still is.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let Some(pending) = &self.pending else { return Ok(()) };
+        if pending.is_settled() {
+            return Ok(());
+        }
+        if !pending.ring.is_ours() {
+            return Err(io::Error::other("only the process that opened the log may write"));
+        }
+        let _guard = pending.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.is_settled() {
+            return Ok(());
+        }
+        let mut applied = pending.applied.load(Ordering::Acquire);
+        let mut records = pending.unsettled(applied)?;
+        let mut buffer = Vec::new();
+        while !records.is_empty() {
+            buffer.clear();
+            let start = applied;
+            let mut settled = 0;
+            while let Some(header) = records.last() {
+                let from = buffer.len();
+                let bytes = usize::try_from(header.record.body_bytes).unwrap_or(usize::MAX);
+                if from > 0 && from.saturating_add(bytes) > WRITE_BYTES {
+                    break;
+                }
+                buffer.resize(from.saturating_add(bytes), 0);
+                let body = buffer.get_mut(from..).unwrap_or_default();
+                load_body(&pending.ring, header, body)?;
+                applied = crate::scan::reach(header.record.end());
+                settled = header.next();
+                records.pop();
+            }
+            write_full(&*self.file, &mut [IoSlice::new(&buffer)], u64::from(start))?;
+            pending.applied.store(applied, Ordering::Release);
+            pending.settled.store(settled, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a record. Where the journal may have lost pages, they are checked.
+fn load_body(ring: &Ring, header: &RecordHeader, body: &mut [u8]) -> io::Result<()> {
+    ring.load(header.position.saturating_add(RecordHeader::BYTES_U64), body)?;
+    if ring.is_dead() && !header.record.check(body) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone"));
+    }
+    Ok(())
+}
+
+impl File for Content {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Some(pending) = &self.pending else { return self.file.read_at(buffer, offset) };
+        let applied = pending.applied.load(Ordering::Acquire);
+        let end = offset.saturating_add(len_u64(buffer.len()));
+        if end <= u64::from(applied) || applied == u32::MAX || self.settle().is_ok() {
+            return self.file.read_at(buffer, offset);
+        }
+        let applied = pending.applied.load(Ordering::Acquire);
+        let in_file =
+            usize::try_from(u64::from(applied).saturating_sub(offset)).unwrap_or(usize::MAX);
+        if in_file > 0 {
+            let part = buffer.len().min(in_file);
+            return self.file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset);
+        }
+        match pending.read(buffer, crate::scan::reach(offset)) {
+            // In a forked child: the journal has been used again, so the file has it.
+            Err(_) if !pending.ring.is_ours() => self.file.read_at(buffer, offset),
+            result => result,
+        }
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        self.file.write_at(parts, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+
+    fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        self.file.map(bytes)
+    }
+}
