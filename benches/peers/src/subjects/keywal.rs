@@ -14,7 +14,10 @@ pub struct Keywal {
 
 /// The defaults, and a descriptor for every key as far as the process may have them.
 fn keywal_options(keys: usize) -> WalOptions {
-    WalOptions::default().max_open_files((keys + 16).min(limits::spare_descriptors()))
+    let journal_bytes = if keys > 1_000 { 64 << 20 } else { 4 << 20 };
+    WalOptions::default()
+        .max_open_files((keys + 16).min(limits::spare_descriptors()))
+        .journal_bytes(journal_bytes)
 }
 
 impl Keywal {
