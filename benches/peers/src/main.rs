@@ -22,7 +22,7 @@
 //! has no keys. Where that needs more descriptors than the process may have (`ulimit -n`), it fails.
 //! `-` is where a subject has no such call; the reason is printed.
 //!
-//! Left out: rocksdb, which needs a C++ toolchain and builds for longer than all others together.
+//! Left out: rocksdb, whose build needs a C++ compiler and libclang.
 
 mod child;
 mod floors;

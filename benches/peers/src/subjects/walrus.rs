@@ -8,7 +8,10 @@ use walrus_rust::{disable_fd_backend, enable_fd_backend};
 
 use crate::subject::{Content, Failure, Plan, Reader, Result, Subject, Survives};
 
-const READ_BYTES: usize = 1 << 20;
+/// More than a block, which is 10 MiB. With less, a batch that ends within the last full block goes on
+/// with the block behind it, and the entries between are never read. One entry at a time (`read_next`) is
+/// slower still.
+const READ_BYTES: usize = 16 << 20;
 
 pub struct Walrus<const MAPPED: bool> {
     log: Log,
