@@ -17,7 +17,7 @@
 )]
 
 use std::io::{self, IoSlice};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ahash::{HashSet, HashSetExt};
 
@@ -203,13 +203,18 @@ impl Store {
     /// Writes a share of the records, and what else their segments have in the journal, to the segments.
     fn apply_share(&self, ring: &Ring, applied: &mut u64) -> Result<()> {
         let end = applied.saturating_add(ring.capacity() / SHARES).min(ring.head());
+        let mut latest = None;
         while *applied < end {
             let header = ring
                 .header_at(*applied)
                 .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
-            // A segment that is not open has been synced and closed, or dropped.
             if header.record.body == Body::Frames {
-                if let Some(segment) = self.files.get(header.record.segment) {
+                let id = header.record.segment;
+                // A segment that is not open has been synced and closed, or dropped.
+                if latest.as_ref().is_none_or(|segment: &Arc<Segment>| segment.id != id) {
+                    latest = self.files.get(id);
+                }
+                if let Some(segment) = &latest {
                     if u64::from(segment.file_end()) < header.record.end() {
                         segment.settle()?;
                     }

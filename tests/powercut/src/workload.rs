@@ -27,6 +27,7 @@ fn setup(random: &mut Random) -> Setup {
         max_segment_bytes,
         max_open_files: [1, 8][pick(random, 2)],
         preallocate_bytes: [0, 0, max_segment_bytes.min(64 << 10)][pick(random, 3)],
+        journal_bytes: [0, 8 << 10, 64 << 10][pick(random, 3)],
         seed: 0,
     }
 }
