@@ -86,6 +86,18 @@ fn the_size_can_be_changed_whenever_the_directory_is_opened() {
 }
 
 #[test]
+fn what_lies_about_of_an_older_life_is_no_unfinished_write() {
+    let sim = SimDir::new(1);
+    for life in 0..3 {
+        let wal = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+        drop(wal);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        assert!(wal.recovery_report().torn.is_empty(), "{:?}", wal.recovery_report());
+        wal.append_entry("k", None, life.to_string(), true).unwrap();
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_mapped_is_written() {
     let sim = SimDir::new(1);
     let no_mapping = Fault {

@@ -51,6 +51,7 @@ fn open(dir: &Path, clock: &Arc<ManualClock>, life: u64) -> Wal {
         .max_entry_bytes(4_096)
         .max_open_files(2)
         .preallocate_bytes([0, 8_192][index(life % 2)])
+        .journal_bytes([65_536, 0, 4_096, 65_536][index(life / 2 % 4)])
         .clock(clock.clone());
     Wal::new(dir, options).unwrap()
 }

@@ -184,8 +184,8 @@ impl RecordHeader {
         Ok(Self { record, position, epoch, back, tail_back, durable_back })
     }
 
-    /// Whether bytes at a position look as if a record had been begun there: the signature or the position is
-    /// right.
+    /// Whether bytes that are no header look as if a record had been begun at this position: the
+    /// signature or the position is right.
     pub(crate) fn was_begun(bytes: &[u8; Self::BYTES], position: u64) -> bool {
         bytes[..4] == SIGNATURE || bytes[8..16] == position.to_le_bytes()
     }

@@ -174,10 +174,14 @@ impl Journal {
         Ok(header.record.check(&body).then_some(header))
     }
 
-    fn was_begun(&self, position: u64) -> io::Result<bool> {
+    /// Whether a record was begun at a position where none is whole. Older ones may lie about there.
+    fn was_begun(&self, survey: &Survey, position: u64) -> io::Result<bool> {
         let mut bytes = [0; RecordHeader::BYTES];
         self.read(position, &mut bytes)?;
-        Ok(RecordHeader::was_begun(&bytes, position))
+        Ok(match RecordHeader::from_bytes(&bytes, self.key) {
+            Ok(header) => (header.position, header.epoch) == (position, survey.epoch),
+            Err(_) => RecordHeader::was_begun(&bytes, position),
+        })
     }
 
     fn body(&self, header: &RecordHeader) -> io::Result<Vec<u8>> {
@@ -213,7 +217,7 @@ impl Journal {
             let later = survey.positions.get(later).copied();
             let bytes = later.unwrap_or(survey.durable).saturating_sub(position);
             if position >= survey.durable {
-                if self.was_begun(position)? || later.is_some() {
+                if self.was_begun(survey, position)? || later.is_some() {
                     found(false, position, bytes, "unfinished write to the journal");
                 }
                 break;
