@@ -16,8 +16,9 @@ impl Wal {
     /// Appends an entry to the key's log and returns a reference to it.
     ///
     /// `durable` is a [`Durability`], or `false` for `Os` and `true` for `Disk`. `Os` costs one system
-    /// call; `Disk` waits for a sync, shared with everyone who waits for the same key. Nothing is
-    /// allocated for small entries.
+    /// call; `Disk` waits for a sync, shared with everyone who waits for the same key. With a
+    /// [journal](crate::WalOptions::journal_bytes), `Os` costs a copy, and the sync is shared by all keys.
+    /// Nothing is allocated for small entries.
     ///
     /// # Errors
     /// [`KeyTooLong`](WalError::KeyTooLong), [`HeaderTooLarge`](WalError::HeaderTooLarge),
