@@ -26,7 +26,7 @@ use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
-use crate::report::{Finding, RecoveryReport};
+use crate::report::{Counters, Finding, RecoveryReport};
 use crate::ring::{JOURNAL_NAME, Ring};
 use crate::segment::{NO_HEADER, OpenError, Segment};
 use crate::store::{META_NAME, MetaFile, Past, Store};
@@ -70,8 +70,9 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
             report.segments = listing.segments;
         }
     }
-    let ring = open_journal(&*dir, &mut meta, epoch, options.journal_bytes)?;
-    let store = Store::new(dir, options, past, meta, ring);
+    let counters = Arc::<Counters>::default();
+    let ring = open_journal(&*dir, &mut meta, epoch, options.journal_bytes, &counters)?;
+    let store = Store::new(dir, options, past, meta, ring, counters);
     let streams = listing.into_streams(&store, &mut report)?;
     report.clean = past == Past::Clean;
     // Names that are there survive the next crash, whatever became of the last one who synced them.
@@ -91,6 +92,7 @@ fn open_journal(
     meta: &mut MetaFile,
     epoch: u32,
     capacity: u64,
+    counters: &Arc<Counters>,
 ) -> Result<Option<Ring>> {
     let path = dir.path().join(JOURNAL_NAME);
     let before = meta.state().journal_bytes;
@@ -113,7 +115,8 @@ fn open_journal(
             _ => return Ok(None),
         }
     }
-    let ring = match Ring::open(dir, capacity, meta.state().directory_id, epoch) {
+    let directory_id = meta.state().directory_id;
+    let ring = match Ring::open(dir, capacity, directory_id, epoch, Arc::clone(counters)) {
         Ok(ring) => ring,
         Err(source) => match WalError::io(&path, "create the journal", source) {
             WalError::StorageFull { .. } => {

@@ -17,7 +17,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ahash::{HashSet, HashSetExt};
 
@@ -26,6 +26,7 @@ use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
 use crate::fs::{Dir, File, Mapping, OpenMode, len_u64, read_full, write_full};
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
+use crate::report::Counters;
 use crate::sync::{SyncError, SyncGate};
 
 /// Name of the journal's file.
@@ -63,6 +64,7 @@ pub(crate) struct Ring {
     tail: AtomicU64,
     /// Marks are positions.
     gate: SyncGate,
+    counters: Arc<Counters>,
     /// Held by whoever moves records on to their segments: how far that has been done.
     pub(crate) applied: Mutex<u64>,
     /// As `applied`, to see without the lock whether there is something to do.
@@ -84,14 +86,19 @@ struct State {
     names: u64,
 }
 
-/// A promise that a segment's bytes and name survive once the journal does.
-pub(crate) struct Promise<'a> {
+/// A promise that a segment's bytes survive once the journal does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Promise {
     pub(crate) segment: SegmentId,
     /// The segment's name is promised, too.
     pub(crate) name: bool,
-    /// Told the tail, whether the journal has all that is missing elsewhere.
-    pub(crate) allowed: &'a dyn Fn(u64) -> bool,
 }
+
+/// Promises, and what tells from the tail whether they can be given: the journal must have all that is
+/// missing elsewhere.
+pub(crate) type Promises<'a> = (&'a [Promise], &'a dyn Fn(u64) -> bool);
+
+pub(crate) const NO_PROMISES: Promises<'static> = (&[], &|_| true);
 
 /// What [`Ring::append`] comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +111,7 @@ pub(crate) enum Outcome {
 }
 
 impl State {
-    fn note(&mut self, promise: &Promise<'_>, mark: u64) {
+    fn note(&mut self, promise: Promise, mark: u64) {
         self.promised = self.promised.max(mark);
         self.segments.insert(promise.segment);
         self.names = self.names.saturating_add(u64::from(promise.name));
@@ -128,7 +135,13 @@ impl Ring {
     /// Opens the journal's file, an empty one of `capacity` bytes, which is a power of two. What an
     /// existing file of this size holds is of no use to anybody any more. The name waits for a sync of
     /// the directory.
-    pub(crate) fn open(dir: &dyn Dir, capacity: u64, key: u64, epoch: u32) -> io::Result<Self> {
+    pub(crate) fn open(
+        dir: &dyn Dir,
+        capacity: u64,
+        key: u64,
+        epoch: u32,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
             Ok(file) if file.len()? == capacity => file,
             Ok(_) => {
@@ -159,6 +172,7 @@ impl Ring {
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
             gate: SyncGate::new(0),
+            counters,
             applied: Mutex::new(0),
             applied_hint: AtomicU64::new(0),
         })
@@ -194,7 +208,12 @@ impl Ring {
 
     /// Longest record, its header included, that is accepted.
     pub(crate) fn fits(&self, body_bytes: u64) -> bool {
-        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.capacity / 4
+        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.most_together()
+    }
+
+    /// Most bytes of records that are appended together.
+    pub(crate) fn most_together(&self) -> u64 {
+        self.capacity / 4
     }
 
     /// Space that only short records which end something may use, so that they are never refused.
@@ -239,7 +258,7 @@ impl Ring {
     pub(crate) fn append(
         &self,
         pieces: &[Piece<'_>],
-        promises: &[Promise<'_>],
+        (promises, allowed): Promises<'_>,
         mut placed: impl FnMut(usize, &RecordHeader),
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
@@ -250,30 +269,42 @@ impl Ring {
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);
         }
-        if !promises.iter().all(|promise| (promise.allowed)(state.tail)) {
+        if !promises.is_empty() && !allowed(state.tail) {
             return Ok(Outcome::NotAllowed);
         }
-        let mut position = state.head;
-        for (at, piece) in pieces.iter().enumerate() {
-            let header = self.header(&state, piece, position);
+        let headers = pieces.iter().scan(state.head, |position, piece| {
+            let header = self.header(&state, piece, *position);
+            *position = header.next();
+            Some(header)
+        });
+        for (header, piece) in headers.clone().zip(pieces) {
             if let Err(error) = self.put(&header, piece.parts) {
-                // It must not come back, neither whole nor in part.
-                let zeros = [0; RecordHeader::BYTES];
-                let undone = self.store(state.head, &zeros).and_then(|()| self.file.sync_data());
-                if undone.is_err() {
-                    self.gate.poison();
-                }
+                self.undo(headers);
                 return Err(error);
             }
+        }
+        let mut position = state.head;
+        for (at, header) in headers.enumerate() {
             placed(at, &header);
             position = header.next();
         }
         for promise in promises {
-            state.note(promise, position);
+            state.note(*promise, position);
         }
         state.head = position;
         self.head.store(position, Ordering::Release);
         Ok(Outcome::Appended)
+    }
+
+    /// Makes sure that records which were written in part do not come back, none of them.
+    fn undo(&self, mut headers: impl Iterator<Item = RecordHeader>) {
+        let zeros = [0; RecordHeader::BYTES];
+        let undone = headers
+            .try_for_each(|header| self.store(header.position, &zeros))
+            .and_then(|()| self.file.sync_data());
+        if undone.is_err() {
+            self.gate.poison();
+        }
     }
 
     fn header(&self, state: &State, piece: &Piece<'_>, position: u64) -> RecordHeader {
@@ -344,9 +375,14 @@ impl Ring {
 
     /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable
     /// there, before it leaves the journal. `false`: it is not allowed any more.
-    pub(crate) fn promise(&self, promise: &Promise<'_>, mark: u64) -> bool {
+    pub(crate) fn promise(
+        &self,
+        promise: Promise,
+        mark: u64,
+        allowed: impl FnOnce(u64) -> bool,
+    ) -> bool {
         let mut state = self.lock();
-        let given = !self.is_dead() && (promise.allowed)(state.tail);
+        let given = !self.is_dead() && allowed(state.tail);
         if given {
             state.note(promise, mark);
         }
@@ -354,12 +390,14 @@ impl Ring {
     }
 
     /// Returns once every record before `mark` survives power loss.
-    pub(crate) fn wait_durable(
-        &self,
-        mark: u64,
-        sync: impl Fn(&dyn File) -> io::Result<()>,
-    ) -> Result<(), SyncError> {
-        self.gate.wait_durable(mark, || self.head(), || sync(&*self.file))
+    pub(crate) fn wait_durable(&self, mark: u64) -> Result<(), SyncError> {
+        let sync = || self.counters.time_sync(|| self.file.sync_data());
+        self.gate.wait_durable(mark, || self.head(), sync)
+    }
+
+    /// Every record before this survives power loss.
+    pub(crate) fn durable(&self) -> u64 {
+        self.gate.durable()
     }
 
     /// Gives the space of all records before `to` back; they are in their segments. `checked` are the

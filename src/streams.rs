@@ -155,12 +155,14 @@ impl Streams {
     fn create(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);
         // Held until the new stream is in the map: nobody before it can be removed without noticing it.
-        let occupants: Vec<Arc<Stream>> = std::iter::from_fn(|| {
+        let mut occupants: Vec<Arc<Stream>> = std::iter::from_fn(|| {
             let occupant = self.by_hash(hash).filter(|stream| !stream.is_nobodys())?;
             hash = hash.wrapping_add(1);
             Some(occupant)
         })
         .collect();
+        // Whoever locks several streams does it in this order; a row may go on at 0.
+        occupants.sort_unstable_by_key(|stream| stream.hash);
         let mut guards = Vec::with_capacity(occupants.len());
         for occupant in &occupants {
             let guard = occupant.writer();

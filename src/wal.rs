@@ -3,6 +3,7 @@
 mod append;
 mod discard;
 mod read;
+mod together;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

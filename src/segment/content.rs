@@ -12,6 +12,7 @@ use crate::fs::{File, Mapping, len_u64, write_full};
 use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::ring::{NOWHERE, Ring};
+use crate::sync::SyncError;
 
 /// How much is put together before it is written.
 const WRITE_BYTES: usize = 256 << 10;
@@ -41,6 +42,9 @@ pub(crate) struct Pending {
     created: AtomicU64,
     /// Position behind the newest record that the file has.
     settled: AtomicU64,
+    /// The journal has to be durable up to this position before the file gets anything of it: what belongs
+    /// to entries of other keys must not be there without them.
+    together: AtomicU64,
     settling: Mutex<()>,
 }
 
@@ -93,6 +97,17 @@ impl Pending {
         self.last.store(header.position, Ordering::Release);
     }
 
+    /// Notes that a record is recovered together with all others before `end`, or not at all. Called before
+    /// anybody can see the record.
+    pub(crate) fn note_together(&self, end: u64) {
+        self.together.store(end, Ordering::Release);
+    }
+
+    /// Whether there are bytes that can neither go to the file nor be made durable in the journal.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.ring.is_dead() && self.together.load(Ordering::Acquire) > self.ring.durable()
+    }
+
     /// The records of frames behind `applied`, newest first.
     fn unsettled(&self, applied: u32) -> io::Result<Vec<RecordHeader>> {
         let mut records = Vec::new();
@@ -142,6 +157,7 @@ impl Content {
             direct: AtomicU32::new(0),
             created: AtomicU64::new(NOWHERE),
             settled: AtomicU64::new(0),
+            together: AtomicU64::new(0),
             settling: Mutex::new(()),
         });
         Self { file, pending }
@@ -188,6 +204,11 @@ impl Content {
         if pending.is_settled() {
             return Ok(());
         }
+        let together = pending.together.load(Ordering::Acquire);
+        pending.ring.wait_durable(together).map_err(|error| match error {
+            SyncError::Failed(source) => source,
+            SyncError::Poisoned => io::Error::other("an earlier sync of the journal failed"),
+        })?;
         let mut applied = pending.applied.load(Ordering::Acquire);
         let mut records = pending.unsettled(applied)?;
         let mut buffer = Vec::new();

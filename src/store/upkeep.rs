@@ -25,8 +25,8 @@ use super::Store;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
 use crate::options::Durability;
-use crate::ring::{NOWHERE, Outcome, Piece, Promise, Retired, Ring, bare};
-use crate::segment::{Extent, Segment};
+use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
+use crate::segment::{Extent, Pending, Segment};
 use crate::sync::SyncError;
 
 /// Frame header, entry header and content.
@@ -34,54 +34,127 @@ const MAX_PARTS: usize = 3;
 /// One in so many parts of the journal is moved on at a time.
 const SHARES: u64 = 8;
 
+/// Frames that are to go to the end of a segment.
+pub(crate) struct Frames<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) parts: &'a [&'a [u8]],
+    /// The wrapping sum of the frames' header checksums.
+    pub(crate) checksum: u32,
+    /// Of the segment with the frames.
+    pub(crate) extent: Extent,
+}
+
+impl Frames<'_> {
+    fn body_bytes(&self) -> u32 {
+        self.extent.end.saturating_sub(self.segment.extent().end)
+    }
+
+    /// The frames as a record of the journal.
+    fn piece(&self, continues: bool) -> Piece<'_> {
+        let record = Record {
+            body: Body::Frames,
+            continues,
+            segment: self.segment.id,
+            offset: self.segment.extent().end,
+            seed: self.segment.seed,
+            body_bytes: self.body_bytes(),
+            body_checksum: self.checksum,
+        };
+        let previous = self.segment.pending().map_or(NOWHERE, Pending::previous);
+        Piece { record, previous, parts: self.parts }
+    }
+
+    /// Tells the segment that the journal has the frames.
+    fn note(&self, header: &RecordHeader) {
+        let start = u64::from(self.segment.extent().end);
+        if let Some(pending) = self.segment.pending() {
+            pending.note_frames(header, self.segment.durable_in_file() >= start);
+        }
+    }
+}
+
 impl Store {
-    /// Stores frames at the end of a segment and lets readers see them. `checksum`: the wrapping sum of
-    /// the frames' header checksums. After an error nothing has changed. With `Durability::Disk`, all that
-    /// is left to do is [`Self::make_durable`].
-    pub(crate) fn put(
-        &self,
-        segment: &Segment,
-        parts: &[&[u8]],
-        checksum: u32,
-        extent: Extent,
-        durability: Durability,
-    ) -> Result<()> {
-        let start = segment.extent().end;
-        let body_bytes = extent.end.saturating_sub(start);
-        if let (Some(pending), Some(ring)) = (segment.pending(), &self.ring) {
-            let record = Record {
-                body: Body::Frames,
-                continues: false,
-                segment: segment.id,
-                offset: start,
-                seed: segment.seed,
-                body_bytes,
-                body_checksum: checksum,
-            };
-            let all_durable = segment.durable_in_file() >= u64::from(start);
-            let piece = Piece { record, previous: pending.previous(), parts };
-            let placed = |_: usize, header: &RecordHeader| pending.note_frames(header, all_durable);
-            let promised = durability == Durability::Disk;
-            let taken = ring.fits(u64::from(body_bytes))
-                && match self.journal_for(ring, segment, &piece, promised, placed)? {
-                    Outcome::NotAllowed => {
-                        self.make_file_durable(segment, start)?;
-                        let again = self.journal_for(ring, segment, &piece, promised, placed)?;
-                        again == Outcome::Appended
-                    }
-                    outcome => outcome == Outcome::Appended,
-                };
-            if taken {
-                segment.publish(extent);
+    /// Stores frames at the end of a segment and lets readers see them. After an error nothing has changed.
+    /// With `Durability::Disk`, all that is left to do is [`Self::make_durable`].
+    pub(crate) fn put(&self, frames: &Frames<'_>, durability: Durability) -> Result<()> {
+        let segment = frames.segment;
+        if let Some(ring) =
+            self.ring.as_deref().filter(|ring| ring.fits(u64::from(frames.body_bytes())))
+        {
+            let promise = [self.promise_of(segment)];
+            let promises = if durability == Durability::Disk { &promise[..] } else { &[] };
+            let (batch, piece) = (std::slice::from_ref(frames), [frames.piece(false)]);
+            let placed = |_: usize, header: &RecordHeader| frames.note(header);
+            if self.journal_frames(ring, batch, &piece, promises, placed)? == Outcome::Appended {
+                segment.publish(frames.extent);
                 self.move_on_if_due(ring);
                 return Ok(());
             }
         }
         let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-        for (slice, part) in slices.iter_mut().zip(parts) {
+        for (slice, part) in slices.iter_mut().zip(frames.parts) {
             *slice = IoSlice::new(part);
         }
-        segment.append(&mut slices, extent)
+        segment.append(&mut slices, frames.extent)
+    }
+
+    /// Stores frames of several segments so that they are recovered together or not at all, and lets readers
+    /// see them. Returns up to where the journal has to be durable for all of them to survive power loss.
+    /// After an error nothing has changed.
+    pub(crate) fn put_together(&self, batch: &[Frames<'_>]) -> Result<u64> {
+        let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
+        let last = batch.len().saturating_sub(1);
+        let pieces: Vec<Piece<'_>> =
+            batch.iter().enumerate().map(|(at, frames)| frames.piece(at < last)).collect();
+        let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
+        if bytes > ring.most_together() {
+            return Err(WalError::TooLarge { bytes, max: ring.most_together() });
+        }
+        // Whoever waits for it or not: no key may lose what it had before and keep its part of this.
+        let promises: Vec<Promise> =
+            batch.iter().map(|frames| self.promise_of(frames.segment)).collect();
+        let mut end = 0;
+        let placed = |at: usize, header: &RecordHeader| {
+            if at == 0 {
+                end = header.position.saturating_add(bytes);
+            }
+            let Some(frames) = batch.get(at) else { return };
+            if let Some(pending) = frames.segment.pending() {
+                pending.note_together(end);
+            }
+            frames.note(header);
+        };
+        match self.journal_frames(ring, batch, &pieces, &promises, placed)? {
+            Outcome::Appended => {}
+            _ if ring.is_dead() => return Err(WalError::Poisoned { path: ring.path.clone() }),
+            _ => {
+                self.make_room(ring, bytes)?;
+                return Err(write_error(ring, io::ErrorKind::StorageFull.into()));
+            }
+        }
+        for frames in batch {
+            frames.segment.publish(frames.extent);
+        }
+        self.move_on_if_due(ring);
+        Ok(end)
+    }
+
+    /// Makes what was put together survive power loss, with all that its segments had before.
+    pub(crate) fn make_durable_together<'a>(
+        &self,
+        ends: impl Iterator<Item = (&'a Segment, u32)>,
+        mark: u64,
+    ) -> Result<()> {
+        let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
+        let synced = self.sync_journal(ring, mark);
+        for (segment, end) in ends {
+            match &synced {
+                Ok(()) => segment.prove(end),
+                // Nobody knows whether it is there; without the others it must not be.
+                Err(_) => segment.poison(),
+            }
+        }
+        synced
     }
 
     /// Notes the creation of a segment in the journal, so that its name needs no sync of its own.
@@ -98,7 +171,7 @@ impl Store {
         };
         if ring.fits(u64::from(record.body_bytes)) {
             let piece = Piece { record, previous: NOWHERE, parts: &[header_area] };
-            self.journal(ring, &[piece], &[], |_, header| pending.note_created(header))?;
+            self.journal(ring, &[piece], NO_PROMISES, |_, header| pending.note_created(header))?;
         }
         Ok(())
     }
@@ -107,8 +180,8 @@ impl Store {
     /// back. Survives power loss after [`Self::sync_dropped`]; only then may they be unlinked.
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
-        if self.journal(ring, &[bare(Body::Dropped, newest)], &[], |_, _| {})? == Outcome::Appended
-        {
+        let piece = [bare(Body::Dropped, newest)];
+        if self.journal(ring, &piece, NO_PROMISES, |_, _| {})? == Outcome::Appended {
             return Ok(());
         }
         Err(WalError::Poisoned { path: ring.path.clone() })
@@ -124,24 +197,28 @@ impl Store {
         self.ring.as_deref().filter(|ring| ring.head() > 0)
     }
 
-    /// Appends a record of a segment to the journal, with a promise if one is wanted.
-    fn journal_for(
+    /// Appends records of frames to the journal, with these promises. What comes before them is made durable
+    /// in the segments if the journal does not have it any more.
+    fn journal_frames(
         &self,
         ring: &Ring,
-        segment: &Segment,
-        piece: &Piece<'_>,
-        promised: bool,
-        placed: impl FnMut(usize, &RecordHeader),
+        batch: &[Frames<'_>],
+        pieces: &[Piece<'_>],
+        promises: &[Promise],
+        mut placed: impl FnMut(usize, &RecordHeader),
     ) -> Result<Outcome> {
-        let pieces = std::slice::from_ref(piece);
-        if !promised {
-            return self.journal(ring, pieces, &[], placed);
+        let kept = |frames: &Frames<'_>, tail| {
+            self.is_allowed(frames.segment, frames.segment.extent().end, tail)
+        };
+        let allowed = |tail| batch.iter().all(|frames| kept(frames, tail));
+        let outcome = self.journal(ring, pieces, (promises, &allowed), &mut placed)?;
+        if outcome != Outcome::NotAllowed {
+            return Ok(outcome);
         }
-        let before = segment.extent().end;
-        let named = self.name_is_durable(segment);
-        let allowed = |tail| is_allowed(segment, before, named, tail);
-        let promise = Promise { segment: segment.id, name: !named, allowed: &allowed };
-        self.journal(ring, pieces, &[promise], placed)
+        for frames in batch.iter().filter(|frames| !kept(frames, ring.tail())) {
+            self.make_file_durable(frames.segment, frames.segment.extent().end)?;
+        }
+        self.journal(ring, pieces, (promises, &allowed), &mut placed)
     }
 
     /// Appends records to the journal, making room if need be.
@@ -149,7 +226,7 @@ impl Store {
         &self,
         ring: &Ring,
         pieces: &[Piece<'_>],
-        promises: &[Promise<'_>],
+        promises: Promises<'_>,
         mut placed: impl FnMut(usize, &RecordHeader),
     ) -> Result<Outcome> {
         let error = |source| write_error(ring, source);
@@ -246,7 +323,7 @@ impl Store {
                     let nobody = SegmentId { key_hash: 0, sequence: 0 };
                     // Without room for this record, the next one that has some says the same.
                     let outcome = ring
-                        .append(&[bare(Body::Nothing, nobody)], &[], |_, _| {})
+                        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| {})
                         .map_err(|source| write_error(ring, source))?;
                     if outcome == Outcome::Appended {
                         self.sync_journal(ring, ring.head())?;
@@ -280,11 +357,23 @@ impl Store {
     /// the returned mark. `None`: the journal does not have all that is missing.
     fn promise(&self, segment: &Segment, end: u32) -> Option<u64> {
         let (ring, pending) = (self.ring.as_ref()?, segment.pending()?);
-        let named = self.name_is_durable(segment);
+        let promise = self.promise_of(segment);
         let mark = pending.next();
-        let allowed = |tail| is_allowed(segment, end, named, tail);
-        let promise = Promise { segment: segment.id, name: !named, allowed: &allowed };
-        ring.promise(&promise, mark).then_some(mark)
+        ring.promise(promise, mark, |tail| self.is_allowed(segment, end, tail)).then_some(mark)
+    }
+
+    fn promise_of(&self, segment: &Segment) -> Promise {
+        Promise { segment: segment.id, name: !self.name_is_durable(segment) }
+    }
+
+    /// Whether the journal from `tail` on has all that is missing of the segment's bytes up to `end` and
+    /// of its name.
+    fn is_allowed(&self, segment: &Segment, end: u32, tail: u64) -> bool {
+        let durable = segment.durable_in_file();
+        segment.pending().is_some_and(|pending| {
+            (durable >= u64::from(end) || pending.has_the_rest(tail, durable))
+                && (self.name_is_durable(segment) || pending.has_the_name(tail))
+        })
     }
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
@@ -361,7 +450,7 @@ impl Store {
     }
 
     fn wait_for_journal(&self, ring: &Ring, mark: u64) -> std::result::Result<(), SyncError> {
-        ring.wait_durable(mark, |file| self.counters.time_sync(|| file.sync_data()))
+        ring.wait_durable(mark)
     }
 
     fn sync_journal(&self, ring: &Ring, mark: u64) -> Result<()> {
@@ -378,14 +467,4 @@ fn sync_error(ring: &Ring, source: io::Error) -> WalError {
 
 fn write_error(ring: &Ring, source: io::Error) -> WalError {
     WalError::io(&ring.path, "write to the journal", source)
-}
-
-/// Whether the journal from `tail` on has all that is missing of the segment's bytes up to `end` and
-/// of its name.
-fn is_allowed(segment: &Segment, end: u32, named: bool, tail: u64) -> bool {
-    let durable = segment.durable_in_file();
-    segment.pending().is_some_and(|pending| {
-        (durable >= u64::from(end) || pending.has_the_rest(tail, durable))
-            && (named || pending.has_the_name(tail))
-    })
 }

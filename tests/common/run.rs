@@ -8,7 +8,7 @@ use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Clock, Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
 use super::ops::Op;
-use super::oracle::{Item, KeyModel, Observed, index};
+use super::oracle::{Allowed, Item, KeyModel, Observed, check_together, index};
 use super::{Check, EPOCH_MS, content, header};
 use crate::ensure;
 
@@ -69,6 +69,11 @@ impl Setup {
             "journal-tight" => Self::tight(seed).with_journal(),
             _ => Self::plain(seed),
         }
+    }
+
+    /// All operations that can be done.
+    pub fn ops(&self) -> Vec<Op> {
+        if self.journal_bytes > 0 { Op::all_with_journal() } else { Op::all() }
     }
 
     pub fn options(&self, clock: &Arc<ManualClock>) -> WalOptions {
@@ -175,6 +180,7 @@ impl Run {
             Op::Truncate(key) => self.truncate(key),
             Op::Remove(key) => self.remove(key),
             Op::SyncKey(key) => self.sync_key(key),
+            Op::Together(durable) => self.together(durable),
             Op::Sync => self.sync(),
             Op::Compact => self.compact(),
             Op::Shutdown => self.shutdown(),
@@ -287,6 +293,71 @@ impl Run {
             model.durable = model.count();
         }
         Ok(Ok(()))
+    }
+
+    /// Appends two entries to the first key and one to the second, in turn.
+    fn together(&mut self, durable: bool) -> Check<Result<(), WalError>> {
+        if self.keys.iter().any(|model| model.maybe_removed || model.doubtful > 0) {
+            return Ok(Ok(()));
+        }
+        self.serial += 1;
+        let together = self.serial;
+        let entries: Vec<(usize, Option<Bytes>, Bytes)> = [(0, 30), (1, 420), (0, 50)]
+            .into_iter()
+            .map(|(key, bytes)| {
+                self.serial += 1;
+                (key, header(self.serial), content(self.serial, bytes))
+            })
+            .collect();
+        let names = &self.setup.keys;
+        let given = entries.iter().map(|(key, h, c)| (names[*key], h.clone(), c.clone()));
+        let wal = self.wal.as_ref().ok_or("not open")?;
+        let (references, error) = match wal.append_many(given, durable) {
+            Ok(references) => (references.into_iter().map(Some).collect(), None),
+            Err(error) => (vec![None; entries.len()], Some(error)),
+        };
+        let failed_sync = error.as_ref().is_some_and(is_sync_error);
+        let mut there = Vec::new();
+        for key in 0..names.len() {
+            let (parts, references): (Vec<_>, Vec<Option<EntryRef>>) = entries
+                .iter()
+                .zip(&references)
+                .filter(|((owner, ..), _)| *owner == key)
+                .map(|((_, header, content), reference)| {
+                    ((header.clone(), content.clone()), *reference)
+                })
+                .unzip();
+            let added = parts.len() as u64;
+            let model = &mut self.keys[key];
+            let before = model.count();
+            model.used = true;
+            let next = wal.next_index(names[key]).map_err(|error| format!("next: {error}"))?;
+            ensure!(next == before || next == before + added, "next index {next} after {before}");
+            there.push(next > before);
+            if next > before {
+                model.items.extend(items(parts, references).map(|item| Item { together, ..item }));
+            }
+            if error.is_none() && durable {
+                model.durable = next;
+            }
+        }
+        ensure!(there[0] == there[1], "one key has its part: {there:?}, {error:?}");
+        let allowed = error.is_none() || durable && failed_sync;
+        ensure!(!there[0] || allowed, "in the log in spite of {error:?}");
+        let Some(error) = error else {
+            ensure!(there[0], "acknowledged and not there");
+            ensure!(!durable || !self.poisoned.contains(&true), "acknowledged after a failed sync");
+            return Ok(Ok(()));
+        };
+        if failed_sync {
+            let owner = self.owner(&error);
+            let lost = !self.only_stuck(&error);
+            for key in (0..self.keys.len()).filter(|key| owner.is_none_or(|owner| owner == *key)) {
+                self.poisoned[key] = true;
+                self.unsynced[key] |= lost;
+            }
+        }
+        Ok(Err(error))
     }
 
     fn sync_key(&mut self, key: usize) -> Check<Result<(), WalError>> {
@@ -453,10 +524,16 @@ impl Run {
         self.sim.clear_faults();
         self.calls_of_open = self.sim.call_kinds();
         let lost = std::mem::take(&mut self.power_cut) || self.lost_pages();
-        for (key, seen) in Observed::all(&wal, &self.setup.keys)?.iter().enumerate() {
-            let model = &mut self.keys[key];
-            let wanted = if lost { model.after_power_cut() } else { model.after_kill() };
+        let seen = Observed::all(&wal, &self.setup.keys)?;
+        let models = self.keys.iter();
+        let wanted: Vec<Allowed<'_>> = models
+            .map(|model| if lost { model.after_power_cut() } else { model.after_kill() })
+            .collect();
+        for (key, (wanted, seen)) in wanted.iter().zip(&seen).enumerate() {
             wanted.check(seen).map_err(|text| format!("key {key} after reopening: {text}"))?;
+        }
+        check_together(&wanted, &seen)?;
+        for (model, seen) in self.keys.iter_mut().zip(&seen) {
             model.adopt(seen);
         }
         self.wal = Some(wal);
@@ -478,6 +555,7 @@ fn items(
         header,
         content,
         ends: at == last,
+        together: 0,
     })
 }
 
