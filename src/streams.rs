@@ -112,7 +112,13 @@ impl Streams {
         let mut ours = false;
         // What a removed key has left may stand before the place it has now.
         let mut empty = None;
-        while let Some(stream) = self.by_hash(hash) {
+        loop {
+            let Some(stream) = self.by_hash(hash) else {
+                if self.place_is_lost(store, hash)? {
+                    continue;
+                }
+                break;
+            };
             match stream.ensure_loaded(store) {
                 Ok(()) if stream.key() == Some(key) => {
                     if stream.exists() {
@@ -134,6 +140,17 @@ impl Streams {
             (None, Some(error)) => Err(error),
             (Some(_), Some(error)) if ours => Err(error),
             (empty, _) => Ok(empty),
+        }
+    }
+
+    /// Whether a place that nobody has lies on the way to the stream behind it, and was filled. Opening the
+    /// directory may have left that to whoever comes by first.
+    fn place_is_lost(&self, store: &Store, hash: u64) -> Result<bool> {
+        let Some(beyond) = self.by_hash(hash.wrapping_add(1)) else { return Ok(false) };
+        match beyond.ensure_loaded(store) {
+            Ok(()) => Ok(self.fill_the_way_to(&beyond) > 0),
+            Err(WalError::Corrupted { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

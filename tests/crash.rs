@@ -109,6 +109,19 @@ fn crashes_of_long_random_workloads_with_a_journal_under_tight_limits() {
     walks("crash-journal-long-tight", Setup::tight(seed()).with_journal());
 }
 
+#[test]
+fn every_crash_with_keys_that_are_checked_when_they_are_used() {
+    let length = length().saturating_sub(1).max(1);
+    exhaust("crash-lazy", Setup::plain(seed()).lazy(), &Op::all(), length);
+    exhaust("crash-lazy-tight", Setup::tight(seed()).lazy(), &Op::all(), length);
+}
+
+#[test]
+fn crashes_of_long_random_workloads_with_keys_that_are_checked_when_they_are_used() {
+    walks("crash-lazy-long", Setup::plain(seed()).with_journal().lazy());
+    walks("crash-lazy-long-tight", Setup::tight(seed()).with_journal().lazy());
+}
+
 /// `KEYWAL_CRASH_OPS`: prints what happens, too.
 #[test]
 fn one_workload() {

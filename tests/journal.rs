@@ -296,7 +296,7 @@ fn threads_whose_keys_overlap_in_other_orders_get_done() {
                     let entries = keys.map(|key| entry(format!("{key}"), "x"));
                     wal.append_many(entries, round % 16 == 0).unwrap();
                     if round % 50 == 49 {
-                        wal.remove_key(format!("{}", thread)).unwrap();
+                        wal.remove_key(format!("{thread}")).unwrap();
                     }
                 }
             });

@@ -146,7 +146,7 @@ impl Store {
         mark: u64,
     ) -> Result<()> {
         let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
-        let synced = self.sync_journal(ring, mark);
+        let synced = sync_journal(ring, mark);
         for (segment, end) in ends {
             match &synced {
                 Ok(()) => segment.prove(end),
@@ -189,7 +189,7 @@ impl Store {
 
     /// Makes what the journal says of dropped segments survive power loss.
     pub(crate) fn sync_dropped(&self) -> Result<()> {
-        self.used_ring().map_or(Ok(()), |ring| self.sync_journal(ring, ring.head()))
+        self.used_ring().map_or(Ok(()), |ring| sync_journal(ring, ring.head()))
     }
 
     /// The journal, if recovery could find anything in it. (What has left it may still be found.)
@@ -326,7 +326,7 @@ impl Store {
                         .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| {})
                         .map_err(|source| write_error(ring, source))?;
                     if outcome == Outcome::Appended {
-                        self.sync_journal(ring, ring.head())?;
+                        sync_journal(ring, ring.head())?;
                         ring.free(tail);
                     }
                     break;
@@ -385,7 +385,7 @@ impl Store {
         }
         if !in_file || !self.name_is_durable(segment) {
             if let (Some(mark), Some(ring)) = (self.promise(segment, end), &self.ring) {
-                match self.wait_for_journal(ring, mark) {
+                match ring.wait_durable(mark) {
                     Ok(()) => {
                         segment.prove(end);
                         return Ok(());
@@ -432,7 +432,7 @@ impl Store {
             }
         }
         if let (Some(ring), false) = (&self.ring, promised.is_empty()) {
-            let waited = self.wait_for_journal(ring, last);
+            let waited = ring.wait_durable(last);
             for (segment, end) in promised {
                 match &waited {
                     Ok(()) => segment.prove(end),
@@ -448,17 +448,13 @@ impl Store {
         }
         result.and(self.sync_names(self.latest_name_change()))
     }
+}
 
-    fn wait_for_journal(&self, ring: &Ring, mark: u64) -> std::result::Result<(), SyncError> {
-        ring.wait_durable(mark)
-    }
-
-    fn sync_journal(&self, ring: &Ring, mark: u64) -> Result<()> {
-        self.wait_for_journal(ring, mark).map_err(|error| match error {
-            SyncError::Failed(source) => sync_error(ring, source),
-            SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },
-        })
-    }
+fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
+    ring.wait_durable(mark).map_err(|error| match error {
+        SyncError::Failed(source) => sync_error(ring, source),
+        SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },
+    })
 }
 
 fn sync_error(ring: &Ring, source: io::Error) -> WalError {

@@ -24,6 +24,7 @@ pub struct Setup {
     pub max_open_files: usize,
     pub preallocate_bytes: u64,
     pub journal_bytes: u64,
+    pub check_on_open: bool,
     pub seed: u64,
 }
 
@@ -37,6 +38,7 @@ impl Setup {
             max_open_files: 8,
             preallocate_bytes: 0,
             journal_bytes: 0,
+            check_on_open: true,
             seed,
         }
     }
@@ -51,6 +53,7 @@ impl Setup {
             max_open_files: 1,
             preallocate_bytes: 4096,
             journal_bytes: 0,
+            check_on_open: true,
             seed,
         }
     }
@@ -61,8 +64,22 @@ impl Setup {
         Self { name, journal_bytes: 4096, ..self }
     }
 
+    /// The same, with each key checked when it is first used.
+    pub fn lazy(self) -> Self {
+        let name = match self.name {
+            "plain" => "lazy",
+            "tight" => "lazy-tight",
+            "journal" => "lazy-journal",
+            _ => "lazy-journal-tight",
+        };
+        Self { name, check_on_open: false, ..self }
+    }
+
     /// The setup with this name.
     pub fn named(name: &str, seed: u64) -> Self {
+        if let Some(rest) = name.strip_prefix("lazy") {
+            return Self::named(rest.trim_start_matches('-'), seed).lazy();
+        }
         match name {
             "tight" => Self::tight(seed),
             "journal" => Self::plain(seed).with_journal(),
@@ -84,6 +101,7 @@ impl Setup {
             .max_open_files(self.max_open_files)
             .preallocate_bytes(self.preallocate_bytes)
             .journal_bytes(self.journal_bytes)
+            .check_on_open(self.check_on_open)
             .clock(clock.clone())
     }
 
@@ -318,7 +336,7 @@ impl Run {
         };
         let failed_sync = error.as_ref().is_some_and(is_sync_error);
         let mut there = Vec::new();
-        for key in 0..names.len() {
+        for (key, name) in names.iter().enumerate() {
             let (parts, references): (Vec<_>, Vec<Option<EntryRef>>) = entries
                 .iter()
                 .zip(&references)
@@ -331,7 +349,7 @@ impl Run {
             let model = &mut self.keys[key];
             let before = model.count();
             model.used = true;
-            let next = wal.next_index(names[key]).map_err(|error| format!("next: {error}"))?;
+            let next = wal.next_index(name).map_err(|error| format!("next: {error}"))?;
             ensure!(next == before || next == before + added, "next index {next} after {before}");
             there.push(next > before);
             if next > before {
@@ -349,10 +367,15 @@ impl Run {
             ensure!(!durable || !self.poisoned.contains(&true), "acknowledged after a failed sync");
             return Ok(Ok(()));
         };
+        if matches!(error, WalError::NoJournal) {
+            // There was no space for it when the log was opened.
+            return Ok(Ok(()));
+        }
         if failed_sync {
+            // Either both were waiting for a sync, or something in front of one of them failed.
             let owner = self.owner(&error);
             let lost = !self.only_stuck(&error);
-            for key in (0..self.keys.len()).filter(|key| owner.is_none_or(|owner| owner == *key)) {
+            for key in (0..self.keys.len()).filter(|key| there[0] || owner == Some(*key)) {
                 self.poisoned[key] = true;
                 self.unsynced[key] |= lost;
             }
