@@ -505,6 +505,7 @@ impl Run {
                 model.durable = model.count();
             }
         }
+        let twin = self.twin();
         if !self.faults.is_empty() {
             self.faults.drain(..).for_each(|fault| self.sim.inject(fault));
         }
@@ -514,18 +515,19 @@ impl Run {
         };
         // A key whose creation or removal was cut off half-way has to be looked at.
         let stuck = self.poisoned.contains(&true) || self.keys.iter().any(|key| key.maybe_removed);
-        let clean = closed.is_ok() && was_open && !stuck;
+        let clean = closed.is_ok() && was_open && !stuck && self.setup.check_on_open;
         ensure!(!clean || opened.recovery_report().clean, "not clean after a shutdown");
-        self.recovered(opened)?;
+        self.recovered(opened, twin.as_ref())?;
         Ok(closed.map(drop))
     }
 
     fn reopen(&mut self, sim: SimDir) -> Check<Result<(), WalError>> {
         self.wal = None;
         self.sim = sim;
+        let twin = self.twin();
         self.faults.drain(..).for_each(|fault| self.sim.inject(fault));
         match self.setup.open(&self.sim, &self.clock) {
-            Ok(wal) => self.recovered(wal).map(Ok),
+            Ok(wal) => self.recovered(wal, twin.as_ref()).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     }
@@ -540,14 +542,27 @@ impl Run {
         self.sim.trace().iter().any(|op| matches!(op, TraceOp::LoseFile { .. }))
     }
 
+    /// Where keys are checked when they are used, to look at one would be to use it: what the directory
+    /// holds is looked at in a copy.
+    fn twin(&self) -> Option<SimDir> {
+        (!self.setup.check_on_open).then(|| self.sim.after_kill())
+    }
+
     /// Checks what recovery found, and takes it for given from now on.
-    fn recovered(&mut self, wal: Wal) -> Check {
+    fn recovered(&mut self, wal: Wal, twin: Option<&SimDir>) -> Check {
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
         self.sim.clear_faults();
         self.calls_of_open = self.sim.call_kinds();
         let lost = std::mem::take(&mut self.power_cut) || self.lost_pages();
-        let seen = Observed::all(&wal, &self.setup.keys)?;
+        let seen = match twin {
+            None => Observed::all(&wal, &self.setup.keys)?,
+            Some(twin) => {
+                let wal = self.setup.open(twin, &self.clock);
+                let wal = wal.map_err(|error| format!("open a copy: {error}"))?;
+                Observed::all(&wal, &self.setup.keys)?
+            }
+        };
         let models = self.keys.iter();
         let wanted: Vec<Allowed<'_>> = models
             .map(|model| if lost { model.after_power_cut() } else { model.after_kill() })
