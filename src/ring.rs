@@ -15,6 +15,7 @@
     clippy::as_conversions
 )]
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -65,10 +66,10 @@ pub(crate) struct Ring {
     /// Marks are positions.
     gate: SyncGate,
     counters: Arc<Counters>,
-    /// Held by whoever moves records on to their segments: how far that has been done.
-    pub(crate) applied: Mutex<u64>,
-    /// As `applied`, to see without the lock whether there is something to do.
-    applied_hint: AtomicU64,
+    /// Held by whoever moves records on to their segments.
+    pub(crate) moving: Mutex<()>,
+    /// Records before this are in their segments. As `State::waiting` has it, for who does not hold the lock.
+    moved: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,12 @@ struct State {
     segments: HashSet<SegmentId>,
     /// Names promised to survive because the journal knows them.
     names: u64,
+    /// The segments that do not have all their records yet: no such record of theirs is before this position.
+    waiting: BTreeSet<Waiting>,
 }
+
+/// A segment that waits for its records, from a position on.
+pub(crate) type Waiting = (u64, SegmentId);
 
 /// A promise that a segment's bytes survive once the journal does.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +117,11 @@ pub(crate) enum Outcome {
 }
 
 impl State {
+    /// Records before this are in their segments.
+    fn moved(&self) -> u64 {
+        self.waiting.first().map_or(self.head, |(position, _)| *position)
+    }
+
     fn note(&mut self, promise: Promise, mark: u64) {
         self.promised = self.promised.max(mark);
         self.segments.insert(promise.segment);
@@ -168,13 +179,14 @@ impl Ring {
                 promised: 0,
                 segments: HashSet::new(),
                 names: 0,
+                waiting: BTreeSet::new(),
             }),
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
             gate: SyncGate::new(0),
             counters,
-            applied: Mutex::new(0),
-            applied_hint: AtomicU64::new(0),
+            moving: Mutex::new(()),
+            moved: AtomicU64::new(0),
         })
     }
 
@@ -233,11 +245,7 @@ impl Ring {
 
     /// Bytes of records that have yet to be moved on to their segments, more or less.
     pub(crate) fn backlog(&self) -> u64 {
-        self.head().saturating_sub(self.applied_hint.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_applied_hint(&self, applied: u64) {
-        self.applied_hint.store(applied, Ordering::Relaxed);
+        self.head().saturating_sub(self.moved.load(Ordering::Relaxed))
     }
 
     /// Whether a sync or a write has failed: nothing is appended any more.
@@ -253,13 +261,14 @@ impl Ring {
     // ---- appending ----
 
     /// Appends records, all or none; recovery sees them so, too, if all but the last continue. `placed`
-    /// is told where each one stands before anybody else can see it. With promises, as
-    /// [`Self::promise`] has them, for what comes before the records and for themselves.
+    /// is told where each one stands before anybody else can see it, and says whether the segment waits for
+    /// it, and for none before it. With promises, as [`Self::promise`] has them, for what comes before the
+    /// records and for themselves.
     pub(crate) fn append(
         &self,
         pieces: &[Piece<'_>],
         (promises, allowed): Promises<'_>,
-        mut placed: impl FnMut(usize, &RecordHeader),
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
         let ends = pieces.iter().all(|piece| piece.parts.is_empty());
@@ -272,8 +281,9 @@ impl Ring {
         if !promises.is_empty() && !allowed(state.tail) {
             return Ok(Outcome::NotAllowed);
         }
+        let tail = state.tail;
         let headers = pieces.iter().scan(state.head, |position, piece| {
-            let header = self.header(&state, piece, *position);
+            let header = self.header(tail, piece, *position);
             *position = header.next();
             Some(header)
         });
@@ -285,7 +295,9 @@ impl Ring {
         }
         let mut position = state.head;
         for (at, header) in headers.enumerate() {
-            placed(at, &header);
+            if placed(at, &header) {
+                state.waiting.insert((header.position, header.record.segment));
+            }
             position = header.next();
         }
         for promise in promises {
@@ -293,6 +305,7 @@ impl Ring {
         }
         state.head = position;
         self.head.store(position, Ordering::Release);
+        self.moved.store(state.moved(), Ordering::Relaxed);
         Ok(Outcome::Appended)
     }
 
@@ -307,14 +320,14 @@ impl Ring {
         }
     }
 
-    fn header(&self, state: &State, piece: &Piece<'_>, position: u64) -> RecordHeader {
+    fn header(&self, tail: u64, piece: &Piece<'_>, position: u64) -> RecordHeader {
         let back = |to: u64| u32::try_from(position.saturating_sub(to)).unwrap_or(u32::MAX);
         RecordHeader {
             record: piece.record,
             position,
             epoch: self.epoch,
             back: if piece.previous == NOWHERE { 0 } else { back(piece.previous) },
-            tail_back: back(state.tail),
+            tail_back: back(tail),
             durable_back: back(self.gate.durable()),
         }
     }
@@ -326,6 +339,23 @@ impl Ring {
             at = at.saturating_add(len_u64(part.len()));
         }
         self.store(header.position, &header.to_bytes(self.key))
+    }
+
+    // ---- moving on ----
+
+    /// The segment that waits for the oldest record, or else up to where no segment waits for any.
+    pub(crate) fn oldest_waiting(&self) -> Result<Waiting, u64> {
+        let state = self.lock();
+        state.waiting.first().copied().ok_or(state.head)
+    }
+
+    /// Takes note that a segment has its records. `rest` says from where on it waits for more: no record is
+    /// appended meanwhile.
+    pub(crate) fn moved_on(&self, waiting: Waiting, rest: impl FnOnce() -> Option<u64>) {
+        let mut state = self.lock();
+        state.waiting.remove(&waiting);
+        state.waiting.extend(rest().map(|position| (position, waiting.1)));
+        self.moved.store(state.moved(), Ordering::Relaxed);
     }
 
     // ---- memory ----

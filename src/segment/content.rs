@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use crate::format::RecordHeader;
 use crate::fs::{File, Mapping, len_u64, write_full};
 use crate::primitives::Mutex;
-use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::ring::{NOWHERE, Ring};
 use crate::sync::SyncError;
 
@@ -45,6 +45,8 @@ pub(crate) struct Pending {
     /// The journal has to be durable up to this position before the file gets anything of it: what belongs
     /// to entries of other keys must not be there without them.
     together: AtomicU64,
+    /// The journal knows that the segment waits for records.
+    waits: AtomicBool,
     settling: Mutex<()>,
 }
 
@@ -85,8 +87,8 @@ impl Pending {
     }
 
     /// Notes a record of frames. Called before anybody can see the record. `all_durable`: so was
-    /// everything before it.
-    pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) {
+    /// everything before it. Returns whether the journal has yet to learn that the segment waits.
+    pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) -> bool {
         if self.previous() == NOWHERE {
             self.applied.store(header.record.offset, Ordering::Release);
         }
@@ -95,6 +97,15 @@ impl Pending {
         }
         self.next.store(header.next(), Ordering::Release);
         self.last.store(header.position, Ordering::Release);
+        !self.waits.swap(true, Ordering::AcqRel)
+    }
+
+    /// No record that the file does not have is before this position. `None`: it has them all, and the
+    /// next one is to be told to the journal. Called where no record is appended.
+    pub(crate) fn waits_from(&self) -> Option<u64> {
+        let waits = !self.is_settled();
+        self.waits.store(waits, Ordering::Release);
+        waits.then(|| self.settled.load(Ordering::Acquire))
     }
 
     /// Notes that a record is recovered together with all others before `end`, or not at all. Called before
@@ -158,6 +169,7 @@ impl Content {
             created: AtomicU64::new(NOWHERE),
             settled: AtomicU64::new(0),
             together: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             settling: Mutex::new(()),
         });
         Self { file, pending }

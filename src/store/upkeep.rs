@@ -5,7 +5,7 @@
 //! journal cannot take an entry (it is full and the disk is, too; a sync of it has failed), the entry goes
 //! straight to its segment.
 //!
-//! Locks: [`Ring::applied`] may be waited for under a stream's writer lock, and is held over locks of
+//! Locks: [`Ring::moving`] may be waited for under a stream's writer lock, and is held over locks of
 //! open segments only.
 
 #![warn(
@@ -17,7 +17,7 @@
 )]
 
 use std::io::{self, IoSlice};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use ahash::{HashSet, HashSetExt};
 
@@ -64,12 +64,11 @@ impl Frames<'_> {
         Piece { record, previous, parts: self.parts }
     }
 
-    /// Tells the segment that the journal has the frames.
-    fn note(&self, header: &RecordHeader) {
+    /// Tells the segment that the journal has the frames. Returns whether it waits for no others.
+    fn note(&self, header: &RecordHeader) -> bool {
         let start = u64::from(self.segment.extent().end);
-        if let Some(pending) = self.segment.pending() {
-            pending.note_frames(header, self.segment.durable_in_file() >= start);
-        }
+        let all_durable = self.segment.durable_in_file() >= start;
+        self.segment.pending().is_some_and(|pending| pending.note_frames(header, all_durable))
     }
 }
 
@@ -118,11 +117,11 @@ impl Store {
             if at == 0 {
                 end = header.position.saturating_add(bytes);
             }
-            let Some(frames) = batch.get(at) else { return };
+            let Some(frames) = batch.get(at) else { return false };
             if let Some(pending) = frames.segment.pending() {
                 pending.note_together(end);
             }
-            frames.note(header);
+            frames.note(header)
         };
         match self.journal_frames(ring, batch, &pieces, &promises, placed)? {
             Outcome::Appended => {}
@@ -171,7 +170,10 @@ impl Store {
         };
         if ring.fits(u64::from(record.body_bytes)) {
             let piece = Piece { record, previous: NOWHERE, parts: &[header_area] };
-            self.journal(ring, &[piece], NO_PROMISES, |_, header| pending.note_created(header))?;
+            self.journal(ring, &[piece], NO_PROMISES, |_, header| {
+                pending.note_created(header);
+                false
+            })?;
         }
         Ok(())
     }
@@ -181,7 +183,7 @@ impl Store {
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
         let piece = [bare(Body::Dropped, newest)];
-        if self.journal(ring, &piece, NO_PROMISES, |_, _| {})? == Outcome::Appended {
+        if self.journal(ring, &piece, NO_PROMISES, |_, _| false)? == Outcome::Appended {
             return Ok(());
         }
         Err(WalError::Poisoned { path: ring.path.clone() })
@@ -205,7 +207,7 @@ impl Store {
         batch: &[Frames<'_>],
         pieces: &[Piece<'_>],
         promises: &[Promise],
-        mut placed: impl FnMut(usize, &RecordHeader),
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> Result<Outcome> {
         let kept = |frames: &Frames<'_>, tail| {
             self.is_allowed(frames.segment, frames.segment.extent().end, tail)
@@ -227,7 +229,7 @@ impl Store {
         ring: &Ring,
         pieces: &[Piece<'_>],
         promises: Promises<'_>,
-        mut placed: impl FnMut(usize, &RecordHeader),
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> Result<Outcome> {
         let error = |source| write_error(ring, source);
         let outcome = ring.append(pieces, promises, &mut placed).map_err(error)?;
@@ -245,62 +247,49 @@ impl Store {
     /// Moves a share of the records on if there are many, unless somebody else is at it. What fails is
     /// tried again when the space is needed.
     fn move_on_if_due(&self, ring: &Ring) {
-        if ring.backlog() < ring.capacity() / 4 {
+        let backlog = ring.backlog();
+        if backlog < ring.capacity() / 4 {
             return;
         }
-        let Ok(mut applied) = ring.applied.try_lock() else { return };
-        let moved = self.apply_share(ring, &mut applied);
-        if moved.is_ok() && applied.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
-            let _ = self.retire(ring, *applied);
+        let Ok(_moving) = ring.moving.try_lock() else { return };
+        let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
+        if let Ok(moved) = self.move_on(ring, share) {
+            if moved.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
+                let _ = self.retire(ring, moved);
+            }
         }
     }
 
     /// Frees space in the journal for records of so many bytes.
     fn make_room(&self, ring: &Ring, bytes: u64) -> Result<()> {
-        let mut applied = ring.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
-        let through = ring.tail().saturating_add(wanted).min(ring.head());
-        while *applied < through {
-            self.apply_share(ring, &mut applied)?;
-        }
-        self.retire(ring, *applied)
+        let moved = self.move_on(ring, ring.tail().saturating_add(wanted))?;
+        self.retire(ring, moved)
     }
 
     /// Moves everything out of the journal, with all promises kept.
     pub(crate) fn empty_journal(&self) -> Result<()> {
         let Some(ring) = &self.ring else { return Ok(()) };
-        let mut applied = ring.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        let head = ring.head();
-        while *applied < head {
-            self.apply_share(ring, &mut applied)?;
-        }
-        self.retire(ring, *applied)
+        let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = self.move_on(ring, ring.head())?;
+        self.retire(ring, moved)
     }
 
-    /// Writes a share of the records, and what else their segments have in the journal, to the segments.
-    fn apply_share(&self, ring: &Ring, applied: &mut u64) -> Result<()> {
-        let end = applied.saturating_add(ring.capacity() / SHARES).min(ring.head());
-        let mut latest = None;
-        while *applied < end {
-            let header = ring
-                .header_at(*applied)
-                .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
-            if header.record.body == Body::Frames {
-                let id = header.record.segment;
-                // A segment that is not open has been synced and closed, or dropped.
-                if latest.as_ref().is_none_or(|segment: &Arc<Segment>| segment.id != id) {
-                    latest = self.files.get(id);
-                }
-                if let Some(segment) = &latest {
-                    if u64::from(segment.file_end()) < header.record.end() {
-                        segment.settle()?;
-                    }
-                }
-            }
-            *applied = header.next();
-            ring.set_applied_hint(*applied);
+    /// Writes the records before `through`, and what else their segments have in the journal, to the
+    /// segments. Returns up to where no segment waits for any.
+    fn move_on(&self, ring: &Ring, through: u64) -> Result<u64> {
+        loop {
+            let waiting = match ring.oldest_waiting() {
+                Ok(waiting) if waiting.0 < through => waiting,
+                Ok((moved, _)) | Err(moved) => return Ok(moved),
+            };
+            // A segment that is not open has been synced and closed, or dropped.
+            let segment = self.files.get(waiting.1);
+            segment.as_deref().map_or(Ok(()), Segment::settle)?;
+            let pending = segment.as_deref().and_then(Segment::pending);
+            ring.moved_on(waiting, || pending.and_then(Pending::waits_from));
         }
-        Ok(())
     }
 
     /// Gives the space before `to` back. Segments are synced for that only if they were promised to be.
@@ -323,7 +312,7 @@ impl Store {
                     let nobody = SegmentId { key_hash: 0, sequence: 0 };
                     // Without room for this record, the next one that has some says the same.
                     let outcome = ring
-                        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| {})
+                        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| false)
                         .map_err(|source| write_error(ring, source))?;
                     if outcome == Outcome::Appended {
                         sync_journal(ring, ring.head())?;
