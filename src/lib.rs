@@ -371,6 +371,7 @@
 
 #![deny(unsafe_code)]
 
+mod bell;
 mod cache;
 mod chains;
 mod clock;
@@ -384,6 +385,7 @@ mod format;
 pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
+mod maintenance;
 mod options;
 mod primitives;
 mod recovery;

@@ -10,6 +10,7 @@ use ahash::HashMap;
 
 pub(crate) use self::upkeep::Frames;
 
+use crate::bell::Bell;
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
@@ -45,6 +46,8 @@ pub(crate) struct Store {
     pub(crate) chains: ChainCache,
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
+    /// Rung when much of the journal waits to be moved on, where a thread of its own does that.
+    pub(crate) bell: Option<Bell>,
     pub(crate) lost_tails: LostTails,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
@@ -76,6 +79,7 @@ impl Store {
         let opened_ms = options.clock.now_ms();
         Self {
             dir,
+            bell: (ring.is_some() && options.maintenance_thread).then(Bell::default),
             ring: ring.map(Arc::new),
             past,
             directory_id: meta.state.directory_id,

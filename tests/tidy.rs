@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "retention",
     "report",
     "sync",
+    "bell",
     "ring",
     "segment",
     "cache",
@@ -26,6 +27,7 @@ const LAYERS: &[&str] = &[
     "streams",
     "recovery",
     "entries",
+    "maintenance",
     "wal",
     "lib",
 ];
