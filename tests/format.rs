@@ -38,6 +38,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Windows of 10 s, kept for 100 s.
 fn options(clock: &Arc<ManualClock>) -> WalOptions {
     WalOptions::with_retention(Duration::from_secs(100))
+        .journal_bytes(0)
         .max_segment_bytes(4096)
         .max_entry_bytes(4000)
         .clock(clock.clone())
