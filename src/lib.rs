@@ -406,7 +406,10 @@ pub use error::{Result, WalError};
 #[doc(hidden)]
 pub use format::rewrite;
 pub use options::{Durability, WalOptions};
-pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
+pub use report::{
+    CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
+    SegmentInfo, Stats,
+};
 pub use retention::ClockTrouble;
 pub use wal::{Keys, Wal};
 

@@ -226,6 +226,11 @@ impl Ring {
         self.gate.is_poisoned()
     }
 
+    /// Why nothing is appended any more.
+    pub(crate) fn why_dead(&self) -> Option<String> {
+        self.gate.why()
+    }
+
     /// Whether this process may move records on: a forked child may not.
     pub(crate) fn is_ours(&self) -> bool {
         self.process.is_probably_current()

@@ -318,6 +318,11 @@ impl Segment {
         self.gate.is_poisoned()
     }
 
+    /// What poisoned the segment.
+    pub(crate) fn why_poisoned(&self) -> Option<String> {
+        self.gate.why()
+    }
+
     pub(crate) fn poisoned(&self) -> WalError {
         WalError::Poisoned { path: self.path.clone() }
     }

@@ -1,5 +1,6 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
+mod damage;
 mod upkeep;
 
 use std::io::IoSlice;
@@ -17,10 +18,12 @@ use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
-use crate::report::Counters;
+use crate::report::{Counters, Poisoned};
 use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};
+
+use self::damage::Damage;
 
 /// What happened to the directory before it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,7 @@ pub(crate) struct Store {
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) lost_tails: LostTails,
+    pub(crate) damage: Damage,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -79,6 +83,7 @@ impl Store {
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
             lost_tails: LostTails::default(),
+            damage: Damage::default(),
             options,
             counters: Counters::default(),
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -226,6 +231,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// What keys share and cannot be made durable any more. Does not wait for a sync of `META`.
+    pub(crate) fn poisoned(&self) -> Vec<Poisoned> {
+        let ring = self.ring.as_ref();
+        let journal = ring.and_then(|ring| Some((ring.path.clone(), ring.why_dead()?)));
+        let directory = self.names.why().map(|why| (self.dir.path().to_owned(), why));
+        let failed = self.meta.try_lock().is_ok_and(|meta| meta.failed);
+        let facts = failed.then(|| (self.dir.path().join(META_NAME), "a sync failed".to_owned()));
+        let all = [journal, directory, facts].into_iter().flatten();
+        all.map(|(path, why)| Poisoned { key: None, path, why }).collect()
+    }
+}
+
 /// Damage at the end of a log that had been closed cleanly: everything from there on is lost.
 #[derive(Debug, Clone)]
 pub(crate) struct LostTail {
@@ -255,6 +273,10 @@ impl LostTails {
 
     pub(crate) fn get(&self, key_hash: u64) -> Option<LostTail> {
         self.lock().get(&key_hash).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<LostTail> {
+        self.lock().values().cloned().collect()
     }
 
     pub(crate) fn put(&self, key_hash: u64, lost_tail: LostTail) {

@@ -113,10 +113,12 @@ impl Wal {
         expected: Option<u64>,
     ) -> Result<Appended> {
         let result = self.try_append(key, payloads, durability, expected);
-        if result.is_err() {
+        if let Err(error) = &result {
             count(&self.store.counters.failed_appends, 1);
+            let conflict = matches!(error, WalError::Conflict { .. });
+            count(&self.store.counters.conflicts, u64::from(conflict));
         }
-        result
+        self.store.damage.noted(result)
     }
 
     fn try_append(

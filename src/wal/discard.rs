@@ -6,7 +6,7 @@ use super::Wal;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::primitives::atomic::Ordering;
-use crate::report::{CompactionReport, Finding, MAX_LISTED};
+use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
 use crate::stream::{Expiry, Phase};
@@ -23,6 +23,13 @@ impl Wal {
     /// Those of syncing the directory or its facts. What could not be dropped for other reasons is in
     /// the report, and everything else was dropped.
     pub fn compact(&self) -> Result<CompactionReport> {
+        let result = self.compact_all();
+        count(&self.store.counters.compactions, 1);
+        self.watch.compacted(self.store.options.clock.monotonic_ms(), &result);
+        result
+    }
+
+    fn compact_all(&self) -> Result<CompactionReport> {
         let store = &self.store;
         store.check_writable()?;
         let mut report = CompactionReport::default();
@@ -141,7 +148,13 @@ impl CompactionReport {
         self.failures.is_empty() && self.keys_from_the_future == 0
     }
 
+    /// Whether the run was as it should be.
+    pub(super) fn did_all(&self) -> bool {
+        self.refused.is_none() && self.is_complete()
+    }
+
     fn fail(&mut self, store: &Store, error: &WalError) {
+        store.damage.note(error);
         let path = match error {
             WalError::Corrupted { path, .. }
             | WalError::UnsupportedVersion { path, .. }

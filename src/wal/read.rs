@@ -57,9 +57,12 @@ impl Wal {
         reference: EntryRef,
         buffer: &'b mut Vec<u8>,
     ) -> Result<EntrySlice<'b>> {
-        let segment = self.segment_of(reference)?;
-        let header =
-            segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
+        let max_bytes = self.store.options.max_entry_bytes;
+        let found = self.segment_of(reference).and_then(|segment| {
+            let header = segment.read_frame(reference.offset, max_bytes, buffer)?;
+            Ok((segment, header))
+        });
+        let (segment, header) = self.store.damage.noted(found)?;
         count(&self.store.counters.read_entries, 1);
         let (entry_header, content) = parts(buffer, &header);
         let (index, timestamp_ms) = place(&segment, &header);
@@ -71,14 +74,16 @@ impl Wal {
         reference: EntryRef,
         take: impl FnOnce(&Segment, &FrameHeader, &mut Vec<u8>) -> T,
     ) -> Result<T> {
-        let segment = self.segment_of(reference)?;
-        READ_BUFFER.with(|buffer| {
-            let buffer = &mut *buffer.borrow_mut();
-            let header =
-                segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
-            count(&self.store.counters.read_entries, 1);
-            Ok(take(&segment, &header, buffer))
-        })
+        let max_bytes = self.store.options.max_entry_bytes;
+        let read = self.segment_of(reference).and_then(|segment| {
+            READ_BUFFER.with(|buffer| {
+                let buffer = &mut *buffer.borrow_mut();
+                let header = segment.read_frame(reference.offset, max_bytes, buffer)?;
+                count(&self.store.counters.read_entries, 1);
+                Ok(take(&segment, &header, buffer))
+            })
+        });
+        self.store.damage.noted(read)
     }
 
     fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
@@ -117,8 +122,12 @@ impl Wal {
     /// [`Expired`](WalError::Expired) if it has been dropped, [`Corrupted`](WalError::Corrupted) if it
     /// was damaged.
     pub fn get(&self, key: impl AsRef<[u8]>, index: u64) -> Result<Option<Entry>> {
+        self.store.damage.noted(self.get_entry(key.as_ref(), index))
+    }
+
+    fn get_entry(&self, key: &[u8], index: u64) -> Result<Option<Entry>> {
         let store = &self.store;
-        let Some(stream) = self.find(key.as_ref())? else { return Ok(None) };
+        let Some(stream) = self.find(key)? else { return Ok(None) };
         let Some(newest) = stream.newest(store)? else { return Ok(None) };
         let (segment, present) = if index >= newest.base_index {
             let present = Present::of(&newest);
@@ -189,7 +198,8 @@ impl Wal {
         let mut unreadable = 0;
         for stream in self.streams.all() {
             match stream.ensure_loaded(&self.store) {
-                Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
+                Err(error @ (WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. })) => {
+                    self.store.damage.note(&error);
                     unreadable += 1;
                 }
                 result => result?,
@@ -260,7 +270,7 @@ impl Wal {
     pub(super) fn find(&self, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         self.store.check_open()?;
         check_key(key)?;
-        self.streams.find(&self.store, key)
+        self.store.damage.noted(self.streams.find(&self.store, key))
     }
 }
 

@@ -1,0 +1,40 @@
+//! Damage that was met since the directory was opened.
+
+use std::sync::PoisonError;
+
+use crate::error::{Result, WalError};
+use crate::primitives::Mutex;
+use crate::report::{Finding, RecoveryReport};
+
+/// Each damaged span once, as far as the list goes. Touched only where something is damaged.
+#[derive(Debug, Default)]
+pub(crate) struct Damage(Mutex<Vec<Finding>>);
+
+impl Damage {
+    /// Notes the damage that a call is about to report.
+    #[inline]
+    pub(crate) fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.note(error);
+        }
+        result
+    }
+
+    /// Notes the error if it is damage.
+    #[cold]
+    pub(crate) fn note(&self, error: &WalError) {
+        let WalError::Corrupted { path, offset, bytes, reason } = error else { return };
+        let (path, what) = (path.clone(), (*reason).to_owned());
+        let finding = Finding { path, offset: *offset, bytes: *bytes, what };
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            |other: &Finding| (&other.path, other.offset) == (&finding.path, finding.offset);
+        if !met.iter().any(known) {
+            RecoveryReport::note(&mut met, finding);
+        }
+    }
+
+    pub(crate) fn met(&self) -> Vec<Finding> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
