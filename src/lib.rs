@@ -396,6 +396,8 @@ mod store;
 mod stream;
 mod streams;
 mod sync;
+#[cfg(feature = "serde")]
+pub mod typed;
 mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};

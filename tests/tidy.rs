@@ -27,6 +27,7 @@ const LAYERS: &[&str] = &[
     "recovery",
     "entries",
     "wal",
+    "typed",
     "lib",
 ];
 const MAX_FILE_LINES: usize = 600;
