@@ -140,7 +140,7 @@ fn events_come_back_with_what_is_known_of_them() {
     assert_eq!(all[2].metadata.correlation_id.as_deref(), Some("req-1"));
     assert_eq!(all[2].schema_version, 1);
     assert_eq!(store.read(second.references[0]).unwrap(), all[2]);
-    let newest = store.events(STREAM, 1..).unwrap().rev().next().unwrap().unwrap();
+    let newest = store.events(STREAM, 1..).unwrap().next_back().unwrap().unwrap();
     assert_eq!(newest, all[2]);
 }
 
@@ -453,6 +453,21 @@ fn a_power_cut_leaves_no_snapshot_ahead_of_its_events() {
         });
     }
     assert!(snapshots_used > 10, "{snapshots_used}");
+}
+
+#[test]
+fn a_snapshot_whose_next_events_are_gone_is_of_no_use() {
+    let store = store();
+    deposit(&store, 150);
+    let slow = load(&store);
+    deposit(&store, 50);
+    store.save_snapshot(STREAM, &load(&store)).unwrap();
+    store.save_snapshot(STREAM, &slow).unwrap();
+    assert_eq!(load(&store).snapshot, Some(150));
+    store.wal().truncate_before(STREAM, 200).unwrap();
+    let loaded = store.load::<Account>(STREAM).unwrap();
+    assert_eq!((loaded.snapshot, loaded.version, loaded.aggregate.events), (Some(200), 200, 200));
+    assert!(loaded.passed_over.unwrap().to_string().contains("are gone"));
 }
 
 /// Any format will do.
