@@ -128,7 +128,9 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::{BoxError, TypedError};
 pub use self::snapshot::{Loaded, SNAPSHOT_PREFIX};
-pub use self::store::{Appended, EventStore, Events, ExpectedVersion, Metadata, Recorded};
+pub use self::store::{
+    Appended, Envelope, EventStore, Events, ExpectedVersion, Metadata, Recorded,
+};
 pub use self::upcast::Upcasters;
 
 /// How events and snapshots become bytes, and the other way round: any format that serde knows.

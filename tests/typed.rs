@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use keywal::fs::sim::{CrashBudget, SimDir};
 use keywal::typed::{
-    Aggregate, BoxError, Codec, Event, EventStore, ExpectedVersion, Json, Loaded, Metadata,
-    TypedError, Upcasters,
+    Aggregate, BoxError, Codec, Envelope, Event, EventStore, ExpectedVersion, Json, Loaded,
+    Metadata, TypedError, Upcasters,
 };
 use keywal::{Durability, Wal, WalError, WalOptions};
 use serde::{Deserialize, Serialize};
@@ -241,6 +241,10 @@ fn old_versions_are_upcast_one_step_after_the_other() {
     put(&store, "opened", 2, &json!({"given_name": "Ada", "family_name": "Lovelace"}));
     store.append(STREAM, 2, [&opened(Some("UK"))], &Metadata::default()).unwrap();
     let all: Vec<_> = store.events(STREAM, ..).unwrap().map(Result::unwrap).collect();
+    let envelopes = store.wal().entries(STREAM).unwrap();
+    let envelopes = envelopes.map(|entry| Envelope::of(&entry.unwrap()).unwrap());
+    let types: Vec<_> = envelopes.map(|of| (of.event_type, of.schema_version)).collect();
+    assert_eq!(types, [1, 2, 3].map(|version| ("opened".to_owned(), version)));
     let seen: Vec<_> = all.iter().map(|event| (event.schema_version, &event.event)).collect();
     let (none, known) = (opened(None), opened(Some("UK")));
     assert_eq!(seen, [(1, &none), (2, &none), (3, &known)]);

@@ -54,6 +54,13 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    fn of(header: &EventHeader<'_>) -> Self {
+        Self {
+            correlation_id: header.correlation_id.map(str::to_owned),
+            causation_id: header.causation_id.map(str::to_owned),
+        }
+    }
+
     /// With a correlation id.
     pub fn correlated(correlation_id: impl Into<String>) -> Self {
         Self { correlation_id: Some(correlation_id.into()), causation_id: None }
@@ -85,6 +92,41 @@ pub struct Recorded<E> {
     pub schema_version: u32,
     /// Where it came from.
     pub metadata: Metadata,
+}
+
+/// What the header of an event says, without the event: to filter by type, to trace what a request set off, to
+/// count the events of an old schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// The event's type.
+    pub event_type: String,
+    /// The version of its schema when it was appended.
+    pub schema_version: u32,
+    /// Where it came from.
+    pub metadata: Metadata,
+}
+
+impl Envelope {
+    /// That of an entry of any stream of events.
+    ///
+    /// # Errors
+    /// [`NotAnEvent`](TypedError::NotAnEvent).
+    pub fn of(entry: &Entry) -> Result<Self, TypedError> {
+        let header = header_of(entry)?;
+        Ok(Self {
+            event_type: header.event_type.to_owned(),
+            schema_version: header.schema_version,
+            metadata: Metadata::of(&header),
+        })
+    }
+}
+
+fn header_of(entry: &Entry) -> Result<EventHeader<'_>, TypedError> {
+    let header = entry.header.as_deref().ok_or("it has no header");
+    header
+        .and_then(EventHeader::from_bytes)
+        .map_err(|reason| TypedError::NotAnEvent { index: entry.index, reason })
 }
 
 /// Where events went.
@@ -239,10 +281,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
     /// Those of decoding, as [`read`](Self::read).
     pub fn decode(&self, entry: &Entry) -> Result<Recorded<E>, TypedError> {
         let index = entry.index;
-        let header = entry.header.as_deref().ok_or("it has no header");
-        let header = header
-            .and_then(EventHeader::from_bytes)
-            .map_err(|reason| TypedError::NotAnEvent { index, reason })?;
+        let header = header_of(entry)?;
         let EventHeader { schema_version, event_type, .. } = header;
         let owned = || event_type.to_owned();
         let known = newest::<E>(event_type)
@@ -270,10 +309,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
         });
         let event =
             decoded.map_err(|source| TypedError::Decode { index, event_type: owned(), source })?;
-        let metadata = Metadata {
-            correlation_id: header.correlation_id.map(str::to_owned),
-            causation_id: header.causation_id.map(str::to_owned),
-        };
+        let metadata = Metadata::of(&header);
         let Entry { reference, timestamp_ms, .. } = *entry;
         Ok(Recorded { event, index, reference, timestamp_ms, schema_version, metadata })
     }
