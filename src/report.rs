@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::entry::Key;
 use crate::primitives::atomic::{AtomicU64, Ordering};
@@ -256,14 +256,11 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 }
 
 impl Counters {
-    /// Does a sync, counts it and takes its time.
-    pub(crate) fn time_sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let started = Instant::now();
-        let result = sync();
+    /// Counts a sync that has ended.
+    pub(crate) fn count_sync(&self, elapsed: Duration, result: &io::Result<()>) {
         count(&self.syncs, 1);
         count(&self.failed_syncs, u64::from(result.is_err()));
-        count(&self.sync_nanos, u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        result
+        count(&self.sync_nanos, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -24,6 +24,7 @@ use ahash::{HashSet, HashSetExt};
 use crate::fork::Process;
 use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
 use crate::fs::{Dir, File, Mapping, OpenMode, len_u64, read_full, write_full};
+use crate::observe;
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
 use crate::sync::{SyncError, SyncGate};
@@ -267,6 +268,7 @@ impl Ring {
                 let undone = self.store(state.head, &zeros).and_then(|()| self.file.sync_data());
                 if undone.is_err() {
                     self.gate.poison();
+                    observe::poisoned(&self.path, &"a failed write could not be undone");
                 }
                 return Err(error);
             }

@@ -15,6 +15,7 @@ use crate::error::{Result, WalError};
 use crate::fork::Process;
 use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
 use crate::fs::{Dir, File, write_full};
+use crate::observe::{self, Synced};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
@@ -203,8 +204,10 @@ impl Store {
     /// Returns once name change number `mark` survives power loss.
     pub(crate) fn sync_names(&self, mark: u64) -> Result<()> {
         let written = || self.latest_name_change();
-        let result =
-            self.names.wait_durable(mark, written, || self.counters.time_sync(|| self.dir.sync()));
+        let result = self.names.wait_durable(mark, written, || {
+            let sync = || self.dir.sync();
+            observe::time_sync(&self.counters, Synced::Directory, self.dir.path(), sync)
+        });
         match result {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
@@ -338,6 +341,7 @@ impl MetaFile {
             .map_err(|source| WalError::io(&path(), "write the directory's facts", source))?;
         if let Err(source) = self.file.sync_data() {
             self.failed = true;
+            observe::sync_failed(Synced::Meta, &path(), &source);
             return Err(WalError::Io {
                 path: path(),
                 operation: "sync the directory's facts",

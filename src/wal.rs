@@ -3,6 +3,8 @@
 mod append;
 mod discard;
 mod health;
+#[cfg(feature = "metrics")]
+mod publish;
 mod read;
 
 use std::path::Path;
@@ -14,6 +16,7 @@ use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
+use crate::observe;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
@@ -80,7 +83,9 @@ impl Wal {
         let clock_guard =
             ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
         let watch = Watch::new(options.clock.monotonic_ms());
+        let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
+        observe::opened(&report);
         Ok(Self {
             store,
             streams,
@@ -191,6 +196,7 @@ impl Wal {
             });
         }
         self.release();
+        observe::closed(store.dir.path(), &result);
         result
     }
 

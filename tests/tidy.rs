@@ -16,6 +16,7 @@ const LAYERS: &[&str] = &[
     "options",
     "retention",
     "report",
+    "observe",
     "sync",
     "ring",
     "segment",

@@ -3,8 +3,9 @@
 use std::sync::PoisonError;
 
 use crate::error::{Result, WalError};
+use crate::observe;
 use crate::primitives::Mutex;
-use crate::report::{Finding, RecoveryReport};
+use crate::report::{Finding, MAX_LISTED};
 
 /// Each damaged span once, as far as the list goes. Touched only where something is damaged.
 #[derive(Debug, Default)]
@@ -26,12 +27,20 @@ impl Damage {
         let WalError::Corrupted { path, offset, bytes, reason } = error else { return };
         let (path, what) = (path.clone(), (*reason).to_owned());
         let finding = Finding { path, offset: *offset, bytes: *bytes, what };
-        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_new(&finding) {
+            observe::damaged(&finding);
+        }
+    }
+
+    fn is_new(&self, finding: &Finding) -> bool {
         let known =
             |other: &Finding| (&other.path, other.offset) == (&finding.path, finding.offset);
-        if !met.iter().any(known) {
-            RecoveryReport::note(&mut met, finding);
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = !met.iter().any(known) && met.len() < MAX_LISTED;
+        if new {
+            met.push(finding.clone());
         }
+        new
     }
 
     pub(crate) fn met(&self) -> Vec<Finding> {

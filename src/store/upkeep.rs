@@ -24,6 +24,7 @@ use ahash::{HashSet, HashSetExt};
 use super::Store;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
+use crate::observe::{self, Synced};
 use crate::options::Durability;
 use crate::ring::{NOWHERE, Outcome, Piece, Promise, Retired, Ring, bare};
 use crate::segment::{Extent, Segment};
@@ -159,7 +160,9 @@ impl Store {
         }
         let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
         // Why there is no room is found out by whoever then writes to the segment itself.
-        let _ = self.make_room(ring, bytes);
+        if let Err(error) = self.make_room(ring, bytes) {
+            observe::journal_upkeep_failed(&error);
+        }
         ring.append(pieces, promises, &mut placed).map_err(error)
     }
 
@@ -172,14 +175,18 @@ impl Store {
             return;
         }
         let Ok(mut applied) = ring.applied.try_lock() else { return };
-        let moved = self.apply_share(ring, &mut applied);
+        let mut moved = self.apply_share(ring, &mut applied);
         if moved.is_ok() && applied.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
-            let _ = self.retire(ring, *applied);
+            moved = self.retire(ring, *applied);
+        }
+        if let Err(error) = moved {
+            observe::journal_upkeep_failed(&error);
         }
     }
 
     /// Frees space in the journal for records of so many bytes.
     fn make_room(&self, ring: &Ring, bytes: u64) -> Result<()> {
+        let _waiting = observe::waiting_for_the_journal();
         let mut applied = ring.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
         let through = ring.tail().saturating_add(wanted).min(ring.head());
@@ -361,7 +368,9 @@ impl Store {
     }
 
     fn wait_for_journal(&self, ring: &Ring, mark: u64) -> std::result::Result<(), SyncError> {
-        ring.wait_durable(mark, |file| self.counters.time_sync(|| file.sync_data()))
+        ring.wait_durable(mark, |file| {
+            observe::time_sync(&self.counters, Synced::Journal, &ring.path, || file.sync_data())
+        })
     }
 
     fn sync_journal(&self, ring: &Ring, mark: u64) -> Result<()> {

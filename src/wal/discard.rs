@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use super::Wal;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
+use crate::observe;
 use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
 use crate::retention::drop_through_ms;
@@ -23,7 +24,9 @@ impl Wal {
     /// Those of syncing the directory or its facts. What could not be dropped for other reasons is in
     /// the report, and everything else was dropped.
     pub fn compact(&self) -> Result<CompactionReport> {
+        let _span = observe::compacting(self.store.dir.path());
         let result = self.compact_all();
+        observe::compacted(&result);
         count(&self.store.counters.compactions, 1);
         self.watch.compacted(self.store.options.clock.monotonic_ms(), &result);
         result
@@ -133,6 +136,9 @@ impl Wal {
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
+            if let (Phase::Stuck, Err(error)) = (writer.phase, &result) {
+                observe::poisoned(self.store.dir.path(), error);
+            }
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream, 0);
