@@ -21,6 +21,13 @@ impl Damage {
         result
     }
 
+    /// Notes an error that a call is about to return.
+    #[cold]
+    pub(crate) fn told(&self, error: WalError) -> WalError {
+        self.note(&error);
+        error
+    }
+
     /// Notes the error if it is damage.
     #[cold]
     pub(crate) fn note(&self, error: &WalError) {

@@ -153,8 +153,9 @@ impl Wal {
             count(&self.store.counters.failed_appends, 1);
             let conflict = matches!(error, WalError::Conflict { .. });
             count(&self.store.counters.conflicts, u64::from(conflict));
+            self.store.damage.note(error);
         }
-        self.store.damage.noted(result)
+        result
     }
 
     fn try_append(

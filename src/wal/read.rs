@@ -57,12 +57,10 @@ impl Wal {
         reference: EntryRef,
         buffer: &'b mut Vec<u8>,
     ) -> Result<EntrySlice<'b>> {
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
         let max_bytes = self.store.options.max_entry_bytes;
-        let found = self.segment_of(reference).and_then(|segment| {
-            let header = segment.read_frame(reference.offset, max_bytes, buffer)?;
-            Ok((segment, header))
-        });
-        let (segment, header) = self.store.damage.noted(found)?;
+        let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
         count(&self.store.counters.read_entries, 1);
         let (entry_header, content) = parts(buffer, &header);
         let (index, timestamp_ms) = place(&segment, &header);
@@ -74,16 +72,15 @@ impl Wal {
         reference: EntryRef,
         take: impl FnOnce(&Segment, &FrameHeader, &mut Vec<u8>) -> T,
     ) -> Result<T> {
-        let max_bytes = self.store.options.max_entry_bytes;
-        let read = self.segment_of(reference).and_then(|segment| {
-            READ_BUFFER.with(|buffer| {
-                let buffer = &mut *buffer.borrow_mut();
-                let header = segment.read_frame(reference.offset, max_bytes, buffer)?;
-                count(&self.store.counters.read_entries, 1);
-                Ok(take(&segment, &header, buffer))
-            })
-        });
-        self.store.damage.noted(read)
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
+        READ_BUFFER.with(|buffer| {
+            let buffer = &mut *buffer.borrow_mut();
+            let max_bytes = self.store.options.max_entry_bytes;
+            let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
+            count(&self.store.counters.read_entries, 1);
+            Ok(take(&segment, &header, buffer))
+        })
     }
 
     fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
