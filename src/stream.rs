@@ -22,7 +22,7 @@ mod load;
 
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
-pub(crate) use append::{Appended, Payload, frame_bytes};
+pub(crate) use append::{Appended, Payload, Prepared, frame_bytes};
 pub(crate) use discard::Expiry;
 pub(crate) use load::Findings;
 

@@ -6,6 +6,7 @@ mod health;
 #[cfg(feature = "metrics")]
 mod publish;
 mod read;
+mod together;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

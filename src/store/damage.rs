@@ -33,9 +33,13 @@ impl Damage {
     pub(crate) fn note(&self, error: &WalError) {
         let WalError::Corrupted { path, offset, bytes, reason } = error else { return };
         let (path, what) = (path.clone(), (*reason).to_owned());
-        let finding = Finding { path, offset: *offset, bytes: *bytes, what };
-        if self.is_new(&finding) {
-            observe::damaged(&finding);
+        self.found(&[Finding { path, offset: *offset, bytes: *bytes, what }]);
+    }
+
+    /// Notes what was found in a key's files when it was first used.
+    pub(crate) fn found(&self, findings: &[Finding]) {
+        for finding in findings.iter().filter(|finding| self.is_new(finding)) {
+            observe::damaged(finding);
         }
     }
 

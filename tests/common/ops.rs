@@ -20,6 +20,8 @@ pub enum Op {
     Truncate(usize),
     Remove(usize),
     SyncKey(usize),
+    /// Appends to both keys with `append_many`, `Disk` or `Os`: needs a journal.
+    Together(bool),
     Sync,
     /// Lets the retention pass and compacts.
     Compact,
@@ -41,6 +43,7 @@ impl fmt::Display for Op {
             Self::Truncate(key) => write!(f, "truncate:{key}"),
             Self::Remove(key) => write!(f, "remove:{key}"),
             Self::SyncKey(key) => write!(f, "sync:{key}"),
+            Self::Together(durable) => write!(f, "together:{}", u8::from(*durable)),
             Self::Sync => write!(f, "sync"),
             Self::Compact => write!(f, "compact"),
             Self::Shutdown => write!(f, "shutdown"),
@@ -64,6 +67,7 @@ impl FromStr for Op {
             ("rotate", _) => Self::Rotate(key),
             ("truncate", _) => Self::Truncate(key),
             ("remove", _) => Self::Remove(key),
+            ("together", _) => Self::Together(number == 1),
             ("sync", true) => Self::SyncKey(key),
             ("sync", false) => Self::Sync,
             ("compact", _) => Self::Compact,
@@ -76,7 +80,7 @@ impl FromStr for Op {
 }
 
 impl Op {
-    /// All operations, on two keys.
+    /// All operations, on two keys, that need no journal.
     pub fn all() -> Vec<Self> {
         let mut ops = Self::core();
         ops.extend([Self::Sync, Self::Cut(0), Self::Cut(3)]);
@@ -84,6 +88,11 @@ impl Op {
             ops.extend([Self::Batch(key), Self::Truncate(key), Self::Remove(key)]);
         }
         ops
+    }
+
+    /// All operations there are.
+    pub fn all_with_journal() -> Vec<Self> {
+        [Self::all(), vec![Self::Together(false), Self::Together(true)]].concat()
     }
 
     /// Those that every log has, and retention.
