@@ -191,6 +191,33 @@ fn damage_found_on_opening_is_told() {
 }
 
 #[test]
+fn damage_found_when_a_key_is_first_used_is_told() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let mut image_damage = Vec::new();
+    for key in ["k", "l"] {
+        let refs = [1, 2, 3].map(|n| wal.append_entry(key, None, [n; 100], true).unwrap());
+        let path = wal.segments(key).unwrap()[0].path.clone();
+        image_damage.push((path.file_name().unwrap().to_str().unwrap().to_owned(), refs[0].offset));
+    }
+    drop(wal);
+    let mut image = sim.image();
+    for (name, offset) in image_damage {
+        let mut bytes = image.get(&name).unwrap().to_vec();
+        bytes[usize::try_from(offset).unwrap() + 40] ^= 1;
+        image.set(&name, bytes);
+    }
+    let lazy = options().check_on_open(false);
+    let wal = Wal::open_in(Arc::new(SimDir::from_image(&image, 1)), lazy).unwrap();
+    assert_eq!(wal.recovery_report().unchecked_keys, 1);
+    assert_eq!(wal.health().damaged.len(), 1);
+    for key in ["k", "l"] {
+        assert_eq!(wal.next_index(key).unwrap(), 3);
+    }
+    assert_eq!(wal.health().damaged.len(), 2);
+}
+
+#[test]
 fn compactions_are_told_with_their_age_and_failures() {
     let sim = SimDir::new(1);
     let (options, clock) = with_clock();

@@ -432,8 +432,18 @@ fn what_a_snapshot_covers_can_go_and_it_takes_its_place() {
 
 #[test]
 fn a_power_cut_leaves_no_snapshot_ahead_of_its_events() {
+    for journal_bytes in [0, 16 << 10] {
+        cut_the_power(journal_bytes);
+    }
+}
+
+fn cut_the_power(journal_bytes: u64) {
+    let open = |sim: &SimDir| -> Store {
+        let options = options().journal_bytes(journal_bytes);
+        EventStore::new(Arc::new(Wal::open_in(Arc::new(sim.clone()), options).unwrap()), Json)
+    };
     let sim = SimDir::new(1);
-    let store = store_on(&sim).durability(Durability::Os);
+    let store = open(&sim).durability(Durability::Os);
     deposit(&store, 3);
     for _ in 0..2 {
         store.save_snapshot(STREAM, &load(&store)).unwrap();
@@ -445,7 +455,7 @@ fn a_power_cut_leaves_no_snapshot_ahead_of_its_events() {
     let mut snapshots_used = 0;
     for at in 0..=sim.trace_len() {
         sim.crash_images(at, &budget, &mut |image, choice| {
-            let store = store_on(&SimDir::from_image(image, 1));
+            let store = open(&SimDir::from_image(image, 1));
             let loaded = load(&store);
             let passed_over = loaded.passed_over.as_ref();
             assert!(passed_over.is_none(), "{choice}: {passed_over:?}");
