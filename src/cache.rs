@@ -101,6 +101,13 @@ impl FileCache {
         dirty.map(|slot| Arc::clone(&slot.segment)).collect()
     }
 
+    /// All segments with a failed sync: they stay open.
+    pub(crate) fn poisoned(&self) -> Vec<Arc<Segment>> {
+        let inner = self.lock();
+        let poisoned = inner.ring.iter().filter(|slot| slot.segment.is_poisoned());
+        poisoned.map(|slot| Arc::clone(&slot.segment)).collect()
+    }
+
     /// Closes every file that nobody works on.
     pub(crate) fn clear(&self) {
         let mut inner = self.lock();

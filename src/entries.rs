@@ -317,6 +317,7 @@ impl Entries<'_> {
             return self.stream.take().map(|_| Err(error));
         }
         let found = self.next_front().or_else(|| self.lost_tail.take().map(Err));
+        let found = found.map(|found| self.store.damage.noted(found));
         self.read = self.read.saturating_add(u64::from(matches!(found, Some(Ok(_)))));
         found
     }
@@ -347,6 +348,7 @@ impl DoubleEndedIterator for Entries<'_> {
             return self.stream.take().map(|_| Err(error));
         }
         let item = self.lost_tail.take().map(Err).or_else(|| self.next_back_inner());
+        let item = item.map(|item| self.store.damage.noted(item));
         self.read = self.read.saturating_add(u64::from(matches!(item, Some(Ok(_)))));
         item
     }

@@ -55,6 +55,11 @@ pub trait Dir: Send + Sync + Debug {
 
     /// A random number.
     fn random(&self) -> u64;
+
+    /// Bytes that this process may still add to the file system.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Held while a directory is locked.

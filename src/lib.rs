@@ -357,6 +357,18 @@
 //! | [`new`](Wal::new) after a crash | also reads the journal, and moves what only it has to the segments |
 //! | disk space | the journal's size; descriptors: one |
 //!
+//! # Seeing what it does
+//!
+//! [`Wal::health`] is plain data for alerting, [`Wal::stats`] counts, [`Wal::recovery_report`] says what opening
+//! found. All that is off by default:
+//!
+//! | feature | is |
+//! |---|---|
+//! | `serde` | options, references and reports as serde types; typed streams, the module `typed` |
+//! | `json` | `typed::Json`, with `serde_json` |
+//! | `tracing` | spans `keywal.open` and `keywal.compact`; events of what they did and found, of segments started (debug), of failed syncs, what they poison, damage that is met, and appends that waited for the journal. None for an append that goes well. Some are told while the log holds locks: a subscriber must not use the log itself |
+//! | `metrics` | `Wal::publish_metrics` publishes counters and health; each sync adds to the histogram `keywal_sync_seconds` |
+//!
 //! # Keys
 //!
 //! A key is any bytes, up to 65,535 of them; the empty key is one, too. Keys are compared byte for byte:
@@ -386,6 +398,7 @@ pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
 mod maintenance;
+mod observe;
 mod options;
 mod primitives;
 mod recovery;
@@ -398,6 +411,8 @@ mod store;
 mod stream;
 mod streams;
 mod sync;
+#[cfg(feature = "serde")]
+pub mod typed;
 mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -408,7 +423,10 @@ pub use error::{Result, WalError};
 #[doc(hidden)]
 pub use format::rewrite;
 pub use options::{Durability, WalOptions};
-pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
+pub use report::{
+    CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
+    SegmentInfo, Stats,
+};
 pub use retention::ClockTrouble;
 pub use wal::{Keys, Wal};
 

@@ -22,6 +22,7 @@ use crate::format::{
     FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentId, find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::observe::{self, Synced};
 use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::Counters;
 use crate::ring::Ring;
@@ -312,10 +313,16 @@ impl Segment {
     /// Nothing more is known of what the disk has: no entry is accepted any more.
     pub(crate) fn poison(&self) {
         self.gate.poison();
+        observe::poisoned(&self.path, &"the journal that had its entries failed");
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
         self.gate.is_poisoned()
+    }
+
+    /// What poisoned the segment.
+    pub(crate) fn why_poisoned(&self) -> Option<String> {
+        self.gate.why()
     }
 
     pub(crate) fn poisoned(&self) -> WalError {
@@ -336,7 +343,7 @@ impl Segment {
     pub(crate) fn settle(&self) -> Result<()> {
         self.content.settle().map_err(|source| {
             if self.pending().is_some_and(Pending::is_in_doubt) {
-                self.gate.poison();
+                self.poison();
                 return self.poisoned();
             }
             self.io_error("move entries to the segment", source)
@@ -354,6 +361,7 @@ impl Segment {
                 self.content.set_len(u64::from(start)).and_then(|()| self.content.sync_data());
             if undone.is_err() {
                 self.gate.poison();
+                observe::poisoned(&self.path, &"a failed write could not be undone");
             }
             return Err(self.io_error("append", source));
         }
@@ -387,7 +395,8 @@ impl Segment {
         }
         self.settle()?;
         let written = || u64::from(self.file_end());
-        let sync = || counters.time_sync(|| self.content.sync());
+        let sync =
+            || observe::time_sync(counters, Synced::Segment, &self.path, || self.content.sync());
         match self.gate.wait_durable(u64::from(end), written, sync) {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {

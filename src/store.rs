@@ -1,5 +1,6 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
+mod damage;
 mod upkeep;
 
 use std::io::IoSlice;
@@ -17,13 +18,16 @@ use crate::error::{Result, WalError};
 use crate::fork::Process;
 use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
 use crate::fs::{Dir, File, write_full};
+use crate::observe::{self, Synced};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
-use crate::report::Counters;
+use crate::report::{Counters, Poisoned};
 use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};
+
+use self::damage::Damage;
 
 /// What happened to the directory before it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,7 @@ pub(crate) struct Store {
     /// Rung when much of the journal waits to be moved on, where a thread of its own does that.
     pub(crate) bell: Option<Bell>,
     pub(crate) lost_tails: LostTails,
+    pub(crate) damage: Damage,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -86,6 +91,7 @@ impl Store {
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
             lost_tails: LostTails::default(),
+            damage: Damage::default(),
             options,
             counters,
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -205,8 +211,10 @@ impl Store {
     /// Returns once name change number `mark` survives power loss.
     pub(crate) fn sync_names(&self, mark: u64) -> Result<()> {
         let written = || self.latest_name_change();
-        let result =
-            self.names.wait_durable(mark, written, || self.counters.time_sync(|| self.dir.sync()));
+        let result = self.names.wait_durable(mark, written, || {
+            let sync = || self.dir.sync();
+            observe::time_sync(&self.counters, Synced::Directory, self.dir.path(), sync)
+        });
         match result {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
@@ -230,6 +238,19 @@ impl Store {
             return Err(WalError::Poisoned { path: self.dir.path().to_owned() });
         }
         Ok(())
+    }
+}
+
+impl Store {
+    /// What keys share and cannot be made durable any more. Does not wait for a sync of `META`.
+    pub(crate) fn poisoned(&self) -> Vec<Poisoned> {
+        let ring = self.ring.as_ref();
+        let journal = ring.and_then(|ring| Some((ring.path.clone(), ring.why_dead()?)));
+        let directory = self.names.why().map(|why| (self.dir.path().to_owned(), why));
+        let failed = self.meta.try_lock().is_ok_and(|meta| meta.failed);
+        let facts = failed.then(|| (self.dir.path().join(META_NAME), "a sync failed".to_owned()));
+        let all = [journal, directory, facts].into_iter().flatten();
+        all.map(|(path, why)| Poisoned { key: None, path, why }).collect()
     }
 }
 
@@ -262,6 +283,10 @@ impl LostTails {
 
     pub(crate) fn get(&self, key_hash: u64) -> Option<LostTail> {
         self.lock().get(&key_hash).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<LostTail> {
+        self.lock().values().cloned().collect()
     }
 
     pub(crate) fn put(&self, key_hash: u64, lost_tail: LostTail) {
@@ -323,6 +348,7 @@ impl MetaFile {
             .map_err(|source| WalError::io(&path(), "write the directory's facts", source))?;
         if let Err(source) = self.file.sync_data() {
             self.failed = true;
+            observe::sync_failed(Synced::Meta, &path(), &source);
             return Err(WalError::Io {
                 path: path(),
                 operation: "sync the directory's facts",

@@ -20,7 +20,7 @@ mod chain;
 mod discard;
 mod load;
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 pub(crate) use append::{Appended, Payload, Prepared, frame_bytes};
 pub(crate) use discard::Expiry;
@@ -185,6 +185,17 @@ impl Stream {
         // Every change is made in one step at the end of a successful operation, so what a panic left
         // behind is the state before it.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file in doubt of a stream that nothing can be done with until recovery: a creation or a removal
+    /// failed half-way. Does not wait: whoever works on such a stream is done at once.
+    pub(crate) fn stuck_file(&self, store: &Store) -> Option<std::path::PathBuf> {
+        let writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (writer.phase == Phase::Stuck).then(|| self.path(store, writer.highest))
     }
 
     fn catalog(&self) -> MutexGuard<'_, Catalog> {

@@ -2,6 +2,9 @@
 
 mod append;
 mod discard;
+mod health;
+#[cfg(feature = "metrics")]
+mod publish;
 mod read;
 mod together;
 
@@ -15,15 +18,18 @@ use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
 use crate::maintenance::Maintenance;
+use crate::observe;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
 use crate::recovery::{self, Opened};
-use crate::report::{KeyStats, RecoveryReport, Stats};
+use crate::report::{KeyStats, RecoveryReport};
 use crate::retention::ClockGuard;
 use crate::ring::JOURNAL_NAME;
 use crate::store::{META_NAME, Store};
 use crate::streams::Streams;
+
+use self::health::Watch;
 
 /// A directory that holds, for every key, a log of entries.
 ///
@@ -39,6 +45,7 @@ pub struct Wal {
     streams: Streams,
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
+    watch: Watch,
     /// Released when the log is shut down or dropped.
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -79,17 +86,21 @@ impl Wal {
         let retention_ms = millis(options.entry_retention);
         let clock_guard =
             ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
+        let watch = Watch::new(options.clock.monotonic_ms());
+        let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
         let store = Arc::new(store);
         let maintenance = Maintenance::start(&store).map_err(|source| {
             WalError::io(store.dir.path(), "start the maintenance thread", source)
         })?;
+        observe::opened(&report);
         Ok(Self {
             maintenance,
             store,
             streams,
             recovery: report,
             clock_guard: Mutex::new(clock_guard),
+            watch,
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -129,19 +140,6 @@ impl Wal {
     /// Number of active segments: one for each key that has any.
     pub fn active_segment_count(&self) -> usize {
         self.streams.all().iter().filter(|stream| stream.exists()).count()
-    }
-
-    /// What has been counted since the directory was opened, and what there is now. Looks at every key
-    /// in memory; reads no file.
-    pub fn stats(&self) -> Stats {
-        let mut stats = self.store.counters.stats();
-        for stream in self.streams.all() {
-            let segments = len_u64(stream.segment_count());
-            stats.keys = stats.keys.saturating_add(u64::from(segments > 0));
-            stats.segments = stats.segments.saturating_add(segments);
-        }
-        stats.open_files = len_u64(self.store.files.len());
-        stats
     }
 
     /// Facts about one key; all zero for a key that does not exist.
@@ -208,6 +206,7 @@ impl Wal {
             });
         }
         self.release();
+        observe::closed(store.dir.path(), &result);
         result
     }
 

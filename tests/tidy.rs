@@ -16,6 +16,7 @@ const LAYERS: &[&str] = &[
     "options",
     "retention",
     "report",
+    "observe",
     "sync",
     "bell",
     "ring",
@@ -29,6 +30,7 @@ const LAYERS: &[&str] = &[
     "entries",
     "maintenance",
     "wal",
+    "typed",
     "lib",
 ];
 const MAX_FILE_LINES: usize = 600;

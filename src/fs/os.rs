@@ -129,6 +129,11 @@ impl Dir for OsDir {
         hasher.write_u128(now.as_nanos());
         hasher.finish()
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
 }
 
 /// Unlocked by name when it is dropped: closing the file is not enough while a child that another thread

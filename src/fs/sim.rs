@@ -171,11 +171,15 @@ impl State {
         outcome.unwrap_or(Ok(usize::MAX))
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let used = self.names.values().map(|linked| len_u64(self.inodes[*linked].cache.len()));
+        Some(self.capacity?.saturating_sub(used.sum()))
+    }
+
     /// How many of the bytes from `offset` to `end` of a file the disk has room for.
     fn room(&self, inode: usize, offset: usize, end: usize) -> usize {
-        let Some(capacity) = self.capacity else { return end - offset };
-        let used = self.names.values().map(|linked| len_u64(self.inodes[*linked].cache.len()));
-        let free = usize::try_from(capacity.saturating_sub(used.sum())).unwrap_or(usize::MAX);
+        let Some(free) = self.free_bytes() else { return end - offset };
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
         let len = self.inodes[inode].cache.len();
         end.min(len.saturating_add(free)).saturating_sub(offset)
     }
@@ -419,6 +423,10 @@ impl Dir for SimDir {
 
     fn random(&self) -> u64 {
         self.state().random.next()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.state().free_bytes().unwrap_or(u64::MAX))
     }
 }
 

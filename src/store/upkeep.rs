@@ -24,6 +24,7 @@ use ahash::{HashSet, HashSetExt};
 use super::Store;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
+use crate::observe;
 use crate::options::Durability;
 use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
 use crate::segment::{Extent, Pending, Segment};
@@ -238,7 +239,9 @@ impl Store {
         }
         let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
         // Why there is no room is found out by whoever then writes to the segment itself.
-        let _ = self.make_room(ring, bytes);
+        if let Err(error) = self.make_room(ring, bytes) {
+            observe::journal_upkeep_failed(&error);
+        }
         ring.append(pieces, promises, &mut placed).map_err(error)
     }
 
@@ -260,10 +263,12 @@ impl Store {
         }
         let Ok(_moving) = ring.moving.try_lock() else { return };
         let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
-        if let Ok(moved) = self.move_on(ring, share) {
-            if moved.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
-                let _ = self.retire(ring, moved);
-            }
+        let result = self.move_on(ring, share).and_then(|moved| {
+            let due = moved.saturating_sub(ring.tail()) >= ring.capacity() / 4;
+            if due { self.retire(ring, moved) } else { Ok(()) }
+        });
+        if let Err(error) = result {
+            observe::journal_upkeep_failed(&error);
         }
     }
 
@@ -281,6 +286,7 @@ impl Store {
 
     /// Frees space in the journal for records of so many bytes.
     fn make_room(&self, ring: &Ring, bytes: u64) -> Result<()> {
+        let _waiting = observe::waiting_for_the_journal();
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
         let moved = self.move_on(ring, ring.tail().saturating_add(wanted))?;

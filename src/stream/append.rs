@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
+use crate::observe;
 use crate::options::Durability;
 use crate::primitives::thread_local;
 use crate::report::count;
@@ -356,6 +357,7 @@ impl Stream {
         writer.phase = Phase::Active { marked: false };
         writer.last_ms = created_ms;
         count(&store.counters.created_segments, 1);
+        observe::segment_started(&segment.path, old.is_some());
         Ok(segment)
     }
 
@@ -412,6 +414,7 @@ impl Stream {
                 Err(CreateError::Debris(error)) => {
                     writer.highest = header.sequence;
                     writer.phase = Phase::Stuck;
+                    observe::poisoned(&self.path(store, header.sequence), &error);
                     return Err(error);
                 }
             }

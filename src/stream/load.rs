@@ -39,6 +39,7 @@ impl Stream {
         }
         let mut writer = self.writer();
         let findings = self.load(store, &mut writer)?;
+        store.damage.found(&findings.damaged);
         if !findings.removed.is_empty()
             && store.past != Past::Clean
             && store.check_writable().is_ok()

@@ -67,15 +67,51 @@ impl Wal {
         durable: impl Into<Durability>,
     ) -> Result<Vec<EntryRef>> {
         let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        if entries.is_empty() {
+            self.store.check_writable()?;
+            return Ok(Vec::new());
+        }
+        self.append_all(key.as_ref(), &entries, durable.into(), None)
+    }
+
+    /// As [`append_batch`](Self::append_batch), if the first entry gets the index `expected_next_index`. A
+    /// key that has no entries yet expects 0. An empty batch only checks the index.
+    ///
+    /// # Errors
+    /// [`Conflict`](WalError::Conflict) if the key is at another index; else as
+    /// [`append_batch`](Self::append_batch).
+    pub fn append_batch_if(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected_next_index: u64,
+        entries: impl IntoIterator<Item = (Option<Bytes>, Bytes)>,
+        durable: impl Into<Durability>,
+    ) -> Result<Vec<EntryRef>> {
+        let key = key.as_ref();
+        let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        if entries.is_empty() {
+            self.store.check_writable()?;
+            return match self.next_index(key)? {
+                actual if actual == expected_next_index => Ok(Vec::new()),
+                actual => Err(WalError::Conflict { expected: expected_next_index, actual }),
+            };
+        }
+        self.append_all(key, &entries, durable.into(), Some(expected_next_index))
+    }
+
+    /// Appends a batch of at least one entry.
+    fn append_all(
+        &self,
+        key: &[u8],
+        entries: &[(Option<Bytes>, Bytes)],
+        durability: Durability,
+        expected: Option<u64>,
+    ) -> Result<Vec<EntryRef>> {
         let payloads: Vec<Payload<'_>> = entries
             .iter()
             .map(|(header, content)| Payload { header: header.as_deref(), content })
             .collect();
-        if payloads.is_empty() {
-            self.store.check_writable()?;
-            return Ok(Vec::new());
-        }
-        let appended = self.append(key.as_ref(), &payloads, durable.into(), None)?;
+        let appended = self.append(key, &payloads, durability, expected)?;
         Ok(refs(&appended, &payloads).collect())
     }
 
@@ -107,8 +143,11 @@ impl Wal {
         expected: Option<u64>,
     ) -> Result<Appended> {
         let result = self.try_append(key, payloads, durability, expected);
-        if result.is_err() {
+        if let Err(error) = &result {
             count(&self.store.counters.failed_appends, 1);
+            let conflict = matches!(error, WalError::Conflict { .. });
+            count(&self.store.counters.conflicts, u64::from(conflict));
+            self.store.damage.note(error);
         }
         result
     }

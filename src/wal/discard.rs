@@ -5,8 +5,9 @@ use std::sync::PoisonError;
 use super::Wal;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
+use crate::observe;
 use crate::primitives::atomic::Ordering;
-use crate::report::{CompactionReport, Finding, MAX_LISTED};
+use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
 use crate::stream::{Expiry, Phase};
@@ -23,6 +24,15 @@ impl Wal {
     /// Those of syncing the directory or its facts. What could not be dropped for other reasons is in
     /// the report, and everything else was dropped.
     pub fn compact(&self) -> Result<CompactionReport> {
+        let _span = observe::compacting(self.store.dir.path());
+        let result = self.compact_all();
+        observe::compacted(&result);
+        count(&self.store.counters.compactions, 1);
+        self.watch.compacted(self.store.options.clock.monotonic_ms(), &result);
+        result
+    }
+
+    fn compact_all(&self) -> Result<CompactionReport> {
         let store = &self.store;
         store.check_writable()?;
         let mut report = CompactionReport::default();
@@ -126,6 +136,9 @@ impl Wal {
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
+            if let (Phase::Stuck, Err(error)) = (writer.phase, &result) {
+                observe::poisoned(self.store.dir.path(), error);
+            }
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream, 0);
@@ -141,7 +154,13 @@ impl CompactionReport {
         self.failures.is_empty() && self.keys_from_the_future == 0
     }
 
+    /// Whether the run was as it should be.
+    pub(super) fn did_all(&self) -> bool {
+        self.refused.is_none() && self.is_complete()
+    }
+
     fn fail(&mut self, store: &Store, error: &WalError) {
+        store.damage.note(error);
         let path = match error {
             WalError::Corrupted { path, .. }
             | WalError::UnsupportedVersion { path, .. }

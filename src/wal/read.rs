@@ -57,9 +57,10 @@ impl Wal {
         reference: EntryRef,
         buffer: &'b mut Vec<u8>,
     ) -> Result<EntrySlice<'b>> {
-        let segment = self.segment_of(reference)?;
-        let header =
-            segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
+        let max_bytes = self.store.options.max_entry_bytes;
+        let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
         count(&self.store.counters.read_entries, 1);
         let (entry_header, content) = parts(buffer, &header);
         let (index, timestamp_ms) = place(&segment, &header);
@@ -71,11 +72,12 @@ impl Wal {
         reference: EntryRef,
         take: impl FnOnce(&Segment, &FrameHeader, &mut Vec<u8>) -> T,
     ) -> Result<T> {
-        let segment = self.segment_of(reference)?;
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
         READ_BUFFER.with(|buffer| {
             let buffer = &mut *buffer.borrow_mut();
-            let header =
-                segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
+            let max_bytes = self.store.options.max_entry_bytes;
+            let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
             count(&self.store.counters.read_entries, 1);
             Ok(take(&segment, &header, buffer))
         })
@@ -117,8 +119,12 @@ impl Wal {
     /// [`Expired`](WalError::Expired) if it has been dropped, [`Corrupted`](WalError::Corrupted) if it
     /// was damaged.
     pub fn get(&self, key: impl AsRef<[u8]>, index: u64) -> Result<Option<Entry>> {
+        self.store.damage.noted(self.get_entry(key.as_ref(), index))
+    }
+
+    fn get_entry(&self, key: &[u8], index: u64) -> Result<Option<Entry>> {
         let store = &self.store;
-        let Some(stream) = self.find(key.as_ref())? else { return Ok(None) };
+        let Some(stream) = self.find(key)? else { return Ok(None) };
         let Some(newest) = stream.newest(store)? else { return Ok(None) };
         let (segment, present) = if index >= newest.base_index {
             let present = Present::of(&newest);
@@ -189,7 +195,8 @@ impl Wal {
         let mut unreadable = 0;
         for stream in self.streams.all() {
             match stream.ensure_loaded(&self.store) {
-                Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
+                Err(error @ (WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. })) => {
+                    self.store.damage.note(&error);
                     unreadable += 1;
                 }
                 result => result?,
@@ -260,7 +267,7 @@ impl Wal {
     pub(super) fn find(&self, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         self.store.check_open()?;
         check_key(key)?;
-        self.streams.find(&self.store, key)
+        self.store.damage.noted(self.streams.find(&self.store, key))
     }
 }
 

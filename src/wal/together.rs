@@ -58,8 +58,9 @@ impl Wal {
             [part] => vec![(part, self.append(part.key, &part.payloads, durability, None)?)],
             parts => {
                 let result = self.try_append_many(parts, durability);
-                if result.is_err() {
+                if let Err(error) = &result {
                     count(&self.store.counters.failed_appends, 1);
+                    self.store.damage.note(error);
                 }
                 result?
             }
