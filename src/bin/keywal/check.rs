@@ -1,0 +1,181 @@
+//! `stats` and `verify`: what a directory holds, and whether all of it can be read.
+
+use std::io::Write;
+use std::path::Path;
+
+use keywal::{Wal, WalError};
+use serde::Serialize;
+
+use crate::args::{Stats, Verify};
+use crate::entry::{print_json, text_or_base64};
+use crate::failure::{Failure, Outcome, describe};
+use crate::list::sorted_keys;
+use crate::progress::Progress;
+use crate::text::{counted, show_key};
+use crate::{open, times};
+
+#[derive(Default, Serialize)]
+struct Totals {
+    keys: u64,
+    /// Keys that cannot be told, because their newest file is damaged.
+    unreadable_keys: usize,
+    segments: u64,
+    entries: u64,
+    /// Valid bytes in the segments, their headers included.
+    bytes: u64,
+    oldest_segment: Option<String>,
+    newest_segment: Option<String>,
+    closed_cleanly: bool,
+    /// Ends of segments that were being written when the program or the machine stopped.
+    unfinished_writes: usize,
+    ignored_files: usize,
+    foreign_files: u64,
+}
+
+pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let (totals, damaged) = open::existing(&args.dir, open::for_reading(), totals)?;
+    if args.json {
+        print_json(out, &totals)?;
+        return Ok(Outcome::of(damaged));
+    }
+    let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+    for (name, value) in [
+        ("keys", totals.keys.to_string()),
+        ("keys that cannot be told", totals.unreadable_keys.to_string()),
+        ("segments", totals.segments.to_string()),
+        ("entries", totals.entries.to_string()),
+        ("bytes", totals.bytes.to_string()),
+        ("oldest segment", time(&totals.oldest_segment)),
+        ("newest segment", time(&totals.newest_segment)),
+        ("closed cleanly", if totals.closed_cleanly { "yes" } else { "no" }.to_owned()),
+        ("unfinished writes", totals.unfinished_writes.to_string()),
+        ("ignored files", totals.ignored_files.to_string()),
+        ("foreign files", totals.foreign_files.to_string()),
+    ] {
+        writeln!(out, "{name:<25}{value}")?;
+    }
+    Ok(Outcome::of(damaged))
+}
+
+fn totals(wal: &Wal) -> Result<(Totals, bool), Failure> {
+    let report = wal.recovery_report();
+    let (keys, unreadable_keys) = sorted_keys(wal)?;
+    let mut totals = Totals {
+        keys: keys.len() as u64,
+        unreadable_keys,
+        closed_cleanly: report.clean,
+        unfinished_writes: report.torn.len(),
+        ignored_files: report.ignored.len(),
+        foreign_files: report.foreign_files,
+        ..Totals::default()
+    };
+    let mut damaged = unreadable_keys > 0 || !report.damaged.is_empty();
+    let (mut oldest, mut newest) = (None, None);
+    for key in keys {
+        let facts = match wal.key_stats(&key) {
+            Err(WalError::Corrupted { .. }) => {
+                damaged = true;
+                continue;
+            }
+            facts => facts?,
+        };
+        damaged |= matches!(wal.next_index(&key), Err(WalError::Corrupted { .. }));
+        totals.segments += facts.segments;
+        totals.entries += facts.next_index.saturating_sub(facts.first_index);
+        totals.bytes += facts.bytes;
+        oldest = oldest.into_iter().chain([facts.oldest_ms]).min();
+        newest = newest.max(Some(facts.newest_ms));
+    }
+    totals.oldest_segment = oldest.map(times::show);
+    totals.newest_segment = newest.map(times::show);
+    Ok((totals, damaged))
+}
+
+#[derive(Default, Serialize)]
+struct Verified {
+    keys: usize,
+    unreadable_keys: usize,
+    entries: u64,
+    content_bytes: u64,
+    damage: Vec<Damage>,
+}
+
+/// A span that cannot be read.
+#[derive(Serialize)]
+struct Damage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    what: String,
+}
+
+pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let verified = open::existing(&args.dir, open::for_reading(), read_everything)?;
+    let damaged = verified.unreadable_keys > 0 || !verified.damage.is_empty();
+    if args.json {
+        print_json(out, &verified)?;
+    } else {
+        print(&args.dir, &verified, out)?;
+    }
+    Ok(Outcome::of(damaged))
+}
+
+fn read_everything(wal: &Wal) -> Result<Verified, Failure> {
+    let (keys, unreadable_keys) = sorted_keys(wal)?;
+    let mut verified = Verified { keys: keys.len(), unreadable_keys, ..Verified::default() };
+    let progress = Progress::new("keys", keys.len() as u64);
+    for key in keys {
+        let mut entries = match wal.entries(&key) {
+            Ok(entries) => entries,
+            Err(error) => {
+                verified.note(&key, error)?;
+                continue;
+            }
+        };
+        loop {
+            match entries.next_slice() {
+                None => break,
+                Some(Ok(entry)) => {
+                    verified.entries += 1;
+                    verified.content_bytes += entry.content.len() as u64;
+                }
+                Some(Err(error)) => verified.note(&key, error)?,
+            }
+        }
+        progress.step(1);
+    }
+    Ok(verified)
+}
+
+impl Verified {
+    fn note(&mut self, key: &[u8], error: WalError) -> Result<(), Failure> {
+        if !matches!(error, WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) {
+            return Err(error.into());
+        }
+        let (key, key_base64) = text_or_base64(Some(key));
+        self.damage.push(Damage { key, key_base64, what: describe(&error) });
+        Ok(())
+    }
+}
+
+fn print(dir: &Path, verified: &Verified, out: &mut dyn Write) -> Result<(), Failure> {
+    for damage in &verified.damage {
+        let key = damage.key.as_ref().or(damage.key_base64.as_ref());
+        let key = key.map_or_else(String::new, |key| show_key(key.as_bytes()));
+        writeln!(out, "{key}: {}", damage.what)?;
+    }
+    let spans = verified.damage.len() as u64;
+    writeln!(
+        out,
+        "{}: {} in {} can be read; {}",
+        dir.display(),
+        counted(verified.entries, "entry", "entries"),
+        counted(verified.keys as u64, "key", "keys"),
+        match spans + verified.unreadable_keys as u64 {
+            0 => "no damage".to_owned(),
+            n => counted(n, "damage", "damages"),
+        }
+    )?;
+    Ok(())
+}

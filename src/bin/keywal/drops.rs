@@ -1,0 +1,89 @@
+//! `compact`, `remove`, `destroy`: what takes entries away.
+
+use std::io::Write;
+
+use keywal::{CompactionReport, Wal, WalOptions};
+
+use crate::args::{Compact, Destroy, Remove};
+use crate::entry::print_json;
+use crate::failure::{Failure, Outcome, say};
+use crate::list::{no_such_key, sorted_keys};
+use crate::open;
+use crate::text::{counted, show_key};
+
+pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let options = WalOptions { entry_retention: args.retention, ..open::for_reading() };
+    let report = open::existing(&args.dir, options.clone(), |wal| {
+        if args.dry_run { would_drop(wal, &options) } else { Ok(wal.compact()?) }
+    })?;
+    let failed = !report.failures.is_empty() || report.refused.is_some();
+    for failure in &report.failures {
+        say(format!("{}: {}", failure.path.display(), failure.what));
+    }
+    if let Some(trouble) = report.refused {
+        say(format!("the clock cannot be trusted, nothing was dropped: {trouble:?}"));
+    }
+    if args.json {
+        print_json(out, &report)?;
+    } else {
+        writeln!(
+            out,
+            "{}: {} of {} {}, {} bytes",
+            args.dir.display(),
+            counted(report.dropped_segments, "segment", "segments"),
+            counted(report.keys, "key", "keys"),
+            if args.dry_run { "would be dropped" } else { "dropped" },
+            report.dropped_bytes
+        )?;
+    }
+    if failed {
+        Err(Failure::error("not everything was dropped that is to go"))
+    } else {
+        Ok(Outcome::Done)
+    }
+}
+
+/// What `compact` would drop.
+fn would_drop(wal: &Wal, options: &WalOptions) -> Result<CompactionReport, Failure> {
+    let now_ms = options.clock.now_ms();
+    let retention_ms = u64::try_from(options.entry_retention.as_millis()).unwrap_or(u64::MAX);
+    let mut report = CompactionReport::default();
+    let (keys, _) = sorted_keys(wal)?;
+    for key in keys {
+        report.keys += 1;
+        for segment in wal.segments(&key)? {
+            let entries = segment.next_index.saturating_sub(segment.first_index);
+            let is_over = segment.expiration_ms.saturating_add(retention_ms) <= now_ms;
+            if is_over && (!segment.active || entries > 0) {
+                report.dropped_segments += 1;
+                report.dropped_bytes += segment.bytes;
+                report.dropped_entries += entries;
+            }
+        }
+    }
+    Ok(report)
+}
+
+pub fn remove(args: &Remove, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let key = args.key.key()?;
+    let entries = open::existing(&args.key.dir, open::for_reading(), |wal| {
+        let segments = wal.segments(&key)?;
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+            return Err(no_such_key(&key));
+        };
+        let entries = counted(last.next_index - first.first_index, "entry", "entries");
+        open::confirm(&format!("Remove {} with {entries} for good?", show_key(&key)), args.yes)?;
+        wal.remove_key(&key)?;
+        Ok(entries)
+    })?;
+    writeln!(out, "{}: removed, {entries}", show_key(&key))?;
+    Ok(Outcome::Done)
+}
+
+pub fn destroy(args: &Destroy, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    open::check_exists(&args.dir)?;
+    open::confirm(&format!("Remove the log in {} for good?", args.dir.display()), args.yes)?;
+    Wal::new(&args.dir, open::for_reading())?.destroy()?;
+    writeln!(out, "{}: the log was removed", args.dir.display())?;
+    Ok(Outcome::Done)
+}

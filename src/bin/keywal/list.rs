@@ -1,0 +1,190 @@
+//! `ls`: the keys of a log, the segments of a key.
+
+use std::io::Write;
+
+use keywal::{Entry, KeyStats, Wal, WalError};
+use serde::Serialize;
+
+use crate::args::Ls;
+use crate::entry::{print_json, text_or_base64};
+use crate::failure::{Failure, Outcome, describe, say};
+use crate::text::{counted, show_key};
+use crate::{open, times};
+
+/// A key, as a program reads it.
+#[derive(Serialize)]
+struct Row {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    segments: u64,
+    entries: u64,
+    bytes: u64,
+    first_index: u64,
+    next_index: u64,
+    /// Of the oldest and the newest entry; none if there is none, or if it cannot be read.
+    first_time: Option<String>,
+    last_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SegmentRow {
+    sequence: u64,
+    first_index: u64,
+    next_index: u64,
+    bytes: u64,
+    created: String,
+    takes_entries_until: String,
+    active: bool,
+    path: String,
+}
+
+pub fn run(args: &Ls, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
+    open::existing(&args.dir, open::for_reading(), |wal| match key {
+        Some(key) => segments(wal, &key, args.json, out),
+        None => keys(wal, args.json, out),
+    })
+}
+
+fn keys(wal: &Wal, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let (keys, unreadable) = sorted_keys(wal)?;
+    let mut damaged = unreadable > 0;
+    if !json {
+        writeln!(
+            out,
+            "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} KEY",
+            "SEGMENTS", "ENTRIES", "BYTES", "FIRST", "NEXT", "FIRST TIME", "LAST TIME"
+        )?;
+    }
+    for key in keys {
+        let row = Row::of(wal, &key)?;
+        damaged |= row.damage.is_some();
+        if json {
+            print_json(out, &row)?;
+        } else {
+            let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+            writeln!(
+                out,
+                "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} {}",
+                row.segments,
+                row.entries,
+                row.bytes,
+                row.first_index,
+                row.next_index,
+                time(&row.first_time),
+                time(&row.last_time),
+                show_key(&key)
+            )?;
+        }
+        if let Some(damage) = row.damage {
+            say(format!("{}: {damage}", show_key(&key)));
+        }
+    }
+    Ok(Outcome::of(damaged))
+}
+
+impl Row {
+    fn of(wal: &Wal, key: &[u8]) -> Result<Self, Failure> {
+        let mut damage = None;
+        let mut note = |result: Result<u64, WalError>| match result {
+            Err(error @ WalError::Corrupted { .. }) => {
+                damage.get_or_insert_with(|| describe(&error));
+                Ok(())
+            }
+            result => result.map(drop),
+        };
+        note(wal.next_index(key))?;
+        let facts = match wal.key_stats(key) {
+            Err(WalError::Corrupted { .. }) => KeyStats::default(),
+            result => result?,
+        };
+        let mut time = |newest: bool| {
+            let mut entries = wal.entries(key)?;
+            let end = if newest { entries.next_back() } else { entries.next() };
+            match end {
+                Some(Err(error @ (WalError::Corrupted { .. } | WalError::Expired))) => {
+                    note(Err(error)).map(|()| None)
+                }
+                end => end.transpose(),
+            }
+        };
+        let shown = |entry: Option<Entry>| entry.map(|entry| times::show(entry.timestamp_ms));
+        let first_time = time(false).map(shown)?;
+        let last_time = time(true).map(shown)?;
+        let (key, key_base64) = text_or_base64(Some(key));
+        Ok(Self {
+            key,
+            key_base64,
+            segments: facts.segments,
+            entries: facts.next_index.saturating_sub(facts.first_index),
+            bytes: facts.bytes,
+            first_index: facts.first_index,
+            next_index: facts.next_index,
+            first_time,
+            last_time,
+            damage,
+        })
+    }
+}
+
+fn segments(wal: &Wal, key: &[u8], json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let segments = wal.segments(key)?;
+    if segments.is_empty() {
+        return Err(no_such_key(key));
+    }
+    if !json {
+        writeln!(
+            out,
+            "{:>8} {:>10} {:>10} {:>12} {:24} {:24} FILE",
+            "SEQUENCE", "FIRST", "NEXT", "BYTES", "CREATED", "TAKES ENTRIES UNTIL"
+        )?;
+    }
+    for segment in segments {
+        let (created, until) =
+            (times::show(segment.created_ms), times::show(segment.expiration_ms));
+        if json {
+            print_json(
+                out,
+                &SegmentRow {
+                    sequence: segment.sequence,
+                    first_index: segment.first_index,
+                    next_index: segment.next_index,
+                    bytes: segment.bytes,
+                    created,
+                    takes_entries_until: until,
+                    active: segment.active,
+                    path: segment.path.to_string_lossy().into_owned(),
+                },
+            )?;
+            continue;
+        }
+        let file = segment.path.file_name().unwrap_or_default().to_string_lossy();
+        writeln!(
+            out,
+            "{:>8} {:>10} {:>10} {:>12} {created:24} {until:24} {file}",
+            segment.sequence, segment.first_index, segment.next_index, segment.bytes
+        )?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// All keys in the order of their bytes, and how many cannot be told. Says so if there are any.
+pub fn sorted_keys(wal: &Wal) -> Result<(Vec<keywal::Key>, usize), Failure> {
+    let keys = wal.enumerate_keys()?;
+    let unreadable = keys.unreadable();
+    if unreadable > 0 {
+        let keys = counted(unreadable as u64, "key", "keys");
+        say(format!("{keys} cannot be told: the newest file is damaged, or of a newer format"));
+    }
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort_unstable();
+    Ok((keys, unreadable))
+}
+
+pub fn no_such_key(key: &[u8]) -> Failure {
+    Failure::error(format!("there is no key {}", show_key(key)))
+}

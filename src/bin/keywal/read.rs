@@ -1,0 +1,121 @@
+//! `cat`, `get`, `tail`: entries of one key.
+
+use std::io::Write;
+use std::ops::Bound;
+
+use keywal::{Entries, Entry, Wal, WalError};
+
+use crate::args::{Cat, Form, Get, Tail};
+use crate::failure::{Failure, Outcome, describe, say};
+use crate::list::no_such_key;
+use crate::open;
+use crate::text::show_key;
+
+pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let key = args.key.key()?;
+    open::existing(&args.key.dir, open::for_reading(), |wal| {
+        let mut entries = entries_of(wal, &key)?;
+        entries = entries.range(bounds(args.from, args.to));
+        if args.since.is_some() || args.until.is_some() {
+            entries = entries.time_range(bounds(args.since, args.until))?;
+        }
+        if let Some(n) = args.last {
+            entries = entries.last_n(n);
+        }
+        if args.reverse {
+            print_all(&args.form, out, &key, entries.rev())
+        } else {
+            print_all(&args.form, out, &key, entries)
+        }
+    })
+}
+
+pub fn tail(args: &Tail, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let key = args.key.key()?;
+    open::existing(&args.key.dir, open::for_reading(), |wal| {
+        print_all(&args.form, out, &key, entries_of(wal, &key)?.last_n(args.last))
+    })
+}
+
+pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
+    open::existing(&args.dir, open::for_reading(), |wal| {
+        let entry = match (args.reference, &key, args.index) {
+            (Some(reference), ..) => wal.read_entry(reference)?,
+            (None, Some(key), Some(index)) => {
+                entries_of(wal, key)?;
+                wal.get(key, index)?.ok_or_else(|| {
+                    Failure::error(format!("{} has no entry {index} yet", show_key(key)))
+                })?
+            }
+            _ => return Err(Failure::usage("give a key and an index, or --ref")),
+        };
+        if args.form.raw {
+            // Byte for byte.
+            out.write_all(&entry.content)?;
+        } else {
+            // Only objects name the key.
+            let key = if args.form.json { key_of(wal, key, &entry)? } else { Vec::new() };
+            args.form.print(out, &key, &entry)?;
+        }
+        Ok(Outcome::Done)
+    })
+}
+
+/// The key of an entry, which a reference does not tell: it is searched for.
+fn key_of(wal: &Wal, key: Option<Vec<u8>>, entry: &Entry) -> Result<Vec<u8>, Failure> {
+    if let Some(key) = key {
+        return Ok(key);
+    }
+    for key in wal.enumerate_keys()? {
+        if wal
+            .get(&key, entry.index)
+            .is_ok_and(|found| found.is_some_and(|found| found.reference == entry.reference))
+        {
+            return Ok(key.to_vec());
+        }
+    }
+    Err(Failure::error("the key of this entry cannot be told; leave out --json"))
+}
+
+/// The entries of a key that exists.
+pub fn entries_of<'w>(wal: &'w Wal, key: &[u8]) -> Result<Entries<'w>, Failure> {
+    if wal.segments(key)?.is_empty() {
+        return Err(no_such_key(key));
+    }
+    Ok(wal.entries(key)?)
+}
+
+/// Prints all that can be read, and says what cannot.
+pub fn print_all(
+    form: &Form,
+    out: &mut dyn Write,
+    key: &[u8],
+    entries: impl Iterator<Item = Result<Entry, WalError>>,
+) -> Result<Outcome, Failure> {
+    let mut damaged = false;
+    for entry in entries {
+        match entry {
+            Ok(entry) => form.print(out, key, &entry)?,
+            Err(error) => {
+                pass_over(&error)?;
+                damaged = true;
+            }
+        }
+    }
+    Ok(Outcome::of(damaged))
+}
+
+/// Says what cannot be read, where reading goes on behind it.
+pub fn pass_over(error: &WalError) -> Result<(), Failure> {
+    match error {
+        WalError::Corrupted { .. } | WalError::Expired => say(describe(error)),
+        _ => return Err(Failure::error(describe(error))),
+    }
+    Ok(())
+}
+
+fn bounds(from: Option<u64>, to: Option<u64>) -> (Bound<u64>, Bound<u64>) {
+    let start = from.map_or(Bound::Unbounded, Bound::Included);
+    (start, to.map_or(Bound::Unbounded, Bound::Excluded))
+}
