@@ -1,5 +1,6 @@
 //! [`Wal`]: the calls a user makes.
 
+mod accept;
 mod append;
 mod discard;
 mod read;

@@ -28,7 +28,12 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let options = args.writing.options();
     let limit = options.max_entry_bytes;
     let appended = open::or_create(&args.key.dir, options, |wal| {
-        let first_index = wal.next_index(&key)?;
+        let first_index = wal.next_index(&key).map_err(|error| match Failure::from(error) {
+            Failure::Damage(text) => Failure::Damage(format!(
+                "{text}; restore a snapshot, or give it up with `keywal repair`"
+            )),
+            failure => failure,
+        })?;
         let mut appended = Appended { first_index, next_index: first_index, ..Appended::default() };
         match feed(args, wal, &key, limit, &mut appended) {
             Ok(()) => Ok(appended),

@@ -13,6 +13,11 @@ pub fn show(ms: u64) -> String {
     time.map_or_else(|| format!("{ms} ms"), |time| format!("{time:.3}"))
 }
 
+/// The present second, in letters that suit a file name.
+pub fn now_for_names() -> String {
+    Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
 /// A moment: RFC 3339, a date (its beginning in UTC), or a duration before now.
 ///
 /// # Errors
