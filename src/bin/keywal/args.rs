@@ -147,7 +147,7 @@ pub struct Append {
     pub json: bool,
 }
 
-/// Print what the directory holds, in numbers.
+/// Print what the directory holds, in numbers. Reads no entries; `verify` does.
 #[derive(Debug, clap::Args)]
 pub struct Stats {
     /// The log's directory
