@@ -123,7 +123,7 @@ fn power_cuts_meanwhile_cost_nothing_that_can_be_read() {
     for at in start..=appended {
         sim.crash_images(at, &CrashBudget::default(), &mut |image, choice| {
             states += 1;
-            let sim = SimDir::from_image(&image, 3);
+            let sim = SimDir::from_image(image, 3);
             let wal = open(&sim);
             let what = format!("cut before {at}, {choice:?}");
             let mut found: Vec<_> = wal.entries("k").unwrap().filter_map(Result::ok).collect();

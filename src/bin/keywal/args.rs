@@ -197,9 +197,6 @@ pub struct Compact {
     /// given, because a shorter one drops what that program wants
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Duration,
-    /// Only print what would be dropped
-    #[arg(long)]
-    pub dry_run: bool,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,

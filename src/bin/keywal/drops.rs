@@ -2,20 +2,18 @@
 
 use std::io::Write;
 
-use keywal::{CompactionReport, Wal, WalOptions};
+use keywal::{Wal, WalOptions};
 
 use crate::args::{Compact, Destroy, Remove};
 use crate::entry::print_json;
 use crate::failure::{Failure, Outcome, say};
-use crate::list::{no_such_key, sorted_keys};
+use crate::list::no_such_key;
 use crate::open;
 use crate::text::{counted, show_key};
 
 pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let options = WalOptions { entry_retention: args.retention, ..open::for_reading() };
-    let report = open::existing(&args.dir, options.clone(), |wal| {
-        if args.dry_run { would_drop(wal, &options) } else { Ok(wal.compact()?) }
-    })?;
+    let report = open::existing(&args.dir, options, |wal| Ok(wal.compact()?))?;
     let failed = !report.failures.is_empty() || report.refused.is_some();
     for failure in &report.failures {
         say(format!("{}: {}", failure.path.display(), failure.what));
@@ -28,11 +26,10 @@ pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> 
     } else {
         writeln!(
             out,
-            "{}: {} of {} {}, {} bytes",
+            "{}: {} of {} dropped, {} bytes",
             args.dir.display(),
             counted(report.dropped_segments, "segment", "segments"),
             counted(report.keys, "key", "keys"),
-            if args.dry_run { "would be dropped" } else { "dropped" },
             report.dropped_bytes
         )?;
     }
@@ -41,27 +38,6 @@ pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> 
     } else {
         Ok(Outcome::Done)
     }
-}
-
-/// What `compact` would drop.
-fn would_drop(wal: &Wal, options: &WalOptions) -> Result<CompactionReport, Failure> {
-    let now_ms = options.clock.now_ms();
-    let retention_ms = u64::try_from(options.entry_retention.as_millis()).unwrap_or(u64::MAX);
-    let mut report = CompactionReport::default();
-    let (keys, _) = sorted_keys(wal)?;
-    for key in keys {
-        report.keys += 1;
-        for segment in wal.segments(&key)? {
-            let entries = segment.next_index.saturating_sub(segment.first_index);
-            let is_over = segment.expiration_ms.saturating_add(retention_ms) <= now_ms;
-            if is_over && (!segment.active || entries > 0) {
-                report.dropped_segments += 1;
-                report.dropped_bytes += segment.bytes;
-                report.dropped_entries += entries;
-            }
-        }
-    }
-    Ok(report)
 }
 
 pub fn remove(args: &Remove, out: &mut dyn Write) -> Result<Outcome, Failure> {
