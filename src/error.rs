@@ -65,7 +65,8 @@ pub enum WalError {
 
     /// Bytes that had been safely stored are damaged or gone. The entries in the span are lost; those
     /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
-    /// backup if you have one.
+    /// backup if you have one. A key that takes no appends for it does again after
+    /// [`accept_loss`](crate::Wal::accept_loss).
     #[error("{}: damaged from offset {offset}, {bytes} bytes: {reason}", .path.display())]
     Corrupted {
         /// The damaged file.
