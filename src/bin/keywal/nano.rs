@@ -169,3 +169,46 @@ impl Input {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What there is to be had from one file: entries, and whether something is left.
+    fn import(content: &[u8]) -> Option<(Vec<Vec<u8>>, bool)> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("label-1-0001.log"), content).unwrap();
+        let found = list(dir.path()).ok()?;
+        let mut entries = Vec::new();
+        let rest = found.segments[0].read(&mut |_, content| {
+            entries.push(content);
+            Ok(())
+        });
+        Some((entries, rest.unwrap().is_some()))
+    }
+
+    #[test]
+    fn every_cut_and_every_flip_gives_what_is_before_it() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/nano-wal-0.4");
+        let whole = fs::read(golden.join("hits-10105088942366258826-0001.log")).unwrap();
+        let (all, rest) = import(&whole).unwrap();
+        assert_eq!((all.len(), rest), (3, false));
+        // Where the header and each entry end.
+        let ends = [36, 36 + 23, 36 + 23 + 28, whole.len()];
+        let before = |at: usize| ends.iter().filter(|end| **end <= at).count().checked_sub(1);
+        for cut in 0..whole.len() {
+            let expected = before(cut).map(|n| (all[..n].to_vec(), !ends.contains(&cut)));
+            assert_eq!(import(&whole[..cut]), expected, "cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            for mask in [1, 0x80, 0xFF] {
+                let mut content = whole.clone();
+                content[at] ^= mask;
+                // Without checksums, an entry that was hit may be taken for one. Those before it are sure.
+                if let (Some((entries, _)), Some(n)) = (import(&content), before(at)) {
+                    assert_eq!(entries[..n], all[..n], "flip of {mask:#x} at {at}");
+                }
+            }
+        }
+    }
+}
