@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use keywal::{Wal, WalError};
+use keywal::WalError;
 use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe};
-use crate::list::sorted_keys;
+use crate::list::sorted;
+use crate::open::Log;
 use crate::progress::Progress;
 use crate::text::{counted, show_key};
 use crate::{open, times};
@@ -33,7 +34,7 @@ struct Totals {
 }
 
 pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let (totals, damaged) = open::existing(&args.dir, open::for_reading(), totals)?;
+    let (totals, damaged) = open::read(&args.dir, totals)?;
     if args.json {
         print_json(out, &totals)?;
         return Ok(Outcome::of(damaged));
@@ -57,9 +58,9 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
     Ok(Outcome::of(damaged))
 }
 
-fn totals(wal: &Wal) -> Result<(Totals, bool), Failure> {
-    let report = wal.recovery_report();
-    let (keys, unreadable_keys) = sorted_keys(wal)?;
+fn totals(log: &Log) -> Result<(Totals, bool), Failure> {
+    let report = log.recovery_report();
+    let (keys, unreadable_keys) = sorted(log.enumerate_keys()?);
     let mut totals = Totals {
         keys: keys.len() as u64,
         unreadable_keys,
@@ -72,19 +73,21 @@ fn totals(wal: &Wal) -> Result<(Totals, bool), Failure> {
     let mut damaged = unreadable_keys > 0 || !report.damaged.is_empty();
     let (mut oldest, mut newest) = (None, None);
     for key in keys {
-        let facts = match wal.key_stats(&key) {
+        let segments = match log.segments(&key) {
             Err(WalError::Corrupted { .. }) => {
                 damaged = true;
                 continue;
             }
-            facts => facts?,
+            segments => segments?,
         };
-        damaged |= matches!(wal.next_index(&key), Err(WalError::Corrupted { .. }));
-        totals.segments += facts.segments;
-        totals.entries += facts.next_index.saturating_sub(facts.first_index);
-        totals.bytes += facts.bytes;
-        oldest = oldest.into_iter().chain([facts.oldest_ms]).min();
-        newest = newest.max(Some(facts.newest_ms));
+        damaged |= matches!(log.next_index(&key), Err(WalError::Corrupted { .. }));
+        totals.segments += segments.len() as u64;
+        totals.bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
+            totals.entries += last.next_index.saturating_sub(first.first_index);
+            oldest = oldest.into_iter().chain([first.created_ms]).min();
+            newest = newest.max(Some(last.created_ms));
+        }
     }
     totals.oldest_segment = oldest.map(times::show);
     totals.newest_segment = newest.map(times::show);
@@ -111,7 +114,7 @@ struct Damage {
 }
 
 pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let verified = open::existing(&args.dir, open::for_reading(), read_everything)?;
+    let verified = open::read(&args.dir, read_everything)?;
     let damaged = verified.unreadable_keys > 0 || !verified.damage.is_empty();
     if args.json {
         print_json(out, &verified)?;
@@ -121,12 +124,12 @@ pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
     Ok(Outcome::of(damaged))
 }
 
-fn read_everything(wal: &Wal) -> Result<Verified, Failure> {
-    let (keys, unreadable_keys) = sorted_keys(wal)?;
+fn read_everything(log: &Log) -> Result<Verified, Failure> {
+    let (keys, unreadable_keys) = sorted(log.enumerate_keys()?);
     let mut verified = Verified { keys: keys.len(), unreadable_keys, ..Verified::default() };
     let progress = Progress::new("keys", keys.len() as u64);
     for key in keys {
-        let mut entries = match wal.entries(&key) {
+        let mut entries = match log.entries(&key) {
             Ok(entries) => entries,
             Err(error) => {
                 verified.note(&key, error)?;

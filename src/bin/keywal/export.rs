@@ -7,7 +7,7 @@ use keywal::WalError;
 use crate::args::Export;
 use crate::entry::{Line, print_json};
 use crate::failure::{Failure, Outcome, describe, say};
-use crate::list::sorted_keys;
+use crate::list::sorted;
 use crate::open;
 use crate::progress::Progress;
 use crate::read::{entries_of, pass_over};
@@ -15,9 +15,9 @@ use crate::text::show_key;
 
 pub fn run(args: &Export, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let asked = args.keys.iter().map(|key| args.syntax.key(key)).collect::<Result<Vec<_>, _>>()?;
-    open::existing(&args.dir, open::for_reading(), |wal| {
+    open::read(&args.dir, |log| {
         let (keys, unreadable) = if asked.is_empty() {
-            let (keys, unreadable) = sorted_keys(wal)?;
+            let (keys, unreadable) = sorted(log.enumerate_keys()?);
             (keys.iter().map(|key| key.to_vec()).collect(), unreadable)
         } else {
             (asked, 0)
@@ -25,8 +25,8 @@ pub fn run(args: &Export, out: &mut dyn Write) -> Result<Outcome, Failure> {
         let mut damaged = unreadable > 0;
         let progress = Progress::new("keys", keys.len() as u64);
         for key in keys {
-            let entries = match wal.entries(&key) {
-                Ok(_) => entries_of(wal, &key)?,
+            let entries = match log.entries(&key) {
+                Ok(_) => entries_of(log, &key)?,
                 Err(error @ WalError::Corrupted { .. }) => {
                     say(format!("{}: {}", show_key(&key), describe(&error)));
                     damaged = true;

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use keywal::{Entry, KeyStats, Wal, WalError};
+use keywal::{Entry, Key, Keys, WalError};
 use serde::Serialize;
 
 use crate::args::Ls;
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe, say};
+use crate::open::Log;
 use crate::text::{counted, show_key};
 use crate::{open, times};
 
@@ -18,7 +19,7 @@ struct Row {
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
-    segments: u64,
+    segments: usize,
     entries: u64,
     bytes: u64,
     first_index: u64,
@@ -44,14 +45,14 @@ struct SegmentRow {
 
 pub fn run(args: &Ls, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
-    open::existing(&args.dir, open::for_reading(), |wal| match key {
-        Some(key) => segments(wal, &key, args.json, out),
-        None => keys(wal, args.json, out),
+    open::read(&args.dir, |log| match key {
+        Some(key) => segments(log, &key, args.json, out),
+        None => keys(log, args.json, out),
     })
 }
 
-fn keys(wal: &Wal, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let (keys, unreadable) = sorted_keys(wal)?;
+fn keys(log: &Log, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let (keys, unreadable) = sorted(log.enumerate_keys()?);
     let mut damaged = unreadable > 0;
     if !json {
         writeln!(
@@ -61,7 +62,7 @@ fn keys(wal: &Wal, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> 
         )?;
     }
     for key in keys {
-        let row = Row::of(wal, &key)?;
+        let row = Row::of(log, &key)?;
         damaged |= row.damage.is_some();
         if json {
             print_json(out, &row)?;
@@ -88,7 +89,7 @@ fn keys(wal: &Wal, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> 
 }
 
 impl Row {
-    fn of(wal: &Wal, key: &[u8]) -> Result<Self, Failure> {
+    fn of(log: &Log, key: &[u8]) -> Result<Self, Failure> {
         let mut damage = None;
         let mut note = |result: Result<u64, WalError>| match result {
             Err(error @ WalError::Corrupted { .. }) => {
@@ -97,13 +98,15 @@ impl Row {
             }
             result => result.map(drop),
         };
-        note(wal.next_index(key))?;
-        let facts = match wal.key_stats(key) {
-            Err(WalError::Corrupted { .. }) => KeyStats::default(),
+        note(log.next_index(key))?;
+        let segments = match log.segments(key) {
+            Err(WalError::Corrupted { .. }) => Vec::new(),
             result => result?,
         };
+        let first_index = segments.first().map_or(0, |oldest| oldest.first_index);
+        let next_index = segments.last().map_or(0, |newest| newest.next_index);
         let mut time = |newest: bool| {
-            let mut entries = wal.entries(key)?;
+            let mut entries = log.entries(key)?;
             let end = if newest { entries.next_back() } else { entries.next() };
             match end {
                 Some(Err(error @ (WalError::Corrupted { .. } | WalError::Expired))) => {
@@ -119,11 +122,11 @@ impl Row {
         Ok(Self {
             key,
             key_base64,
-            segments: facts.segments,
-            entries: facts.next_index.saturating_sub(facts.first_index),
-            bytes: facts.bytes,
-            first_index: facts.first_index,
-            next_index: facts.next_index,
+            segments: segments.len(),
+            entries: next_index.saturating_sub(first_index),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            first_index,
+            next_index,
             first_time,
             last_time,
             damage,
@@ -131,8 +134,8 @@ impl Row {
     }
 }
 
-fn segments(wal: &Wal, key: &[u8], json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let segments = wal.segments(key)?;
+fn segments(log: &Log, key: &[u8], json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let segments = log.segments(key)?;
     if segments.is_empty() {
         return Err(no_such_key(key));
     }
@@ -173,8 +176,7 @@ fn segments(wal: &Wal, key: &[u8], json: bool, out: &mut dyn Write) -> Result<Ou
 }
 
 /// All keys in the order of their bytes, and how many cannot be told. Says so if there are any.
-pub fn sorted_keys(wal: &Wal) -> Result<(Vec<keywal::Key>, usize), Failure> {
-    let keys = wal.enumerate_keys()?;
+pub fn sorted(keys: Keys) -> (Vec<Key>, usize) {
     let unreadable = keys.unreadable();
     if unreadable > 0 {
         let keys = counted(unreadable as u64, "key", "keys");
@@ -182,7 +184,7 @@ pub fn sorted_keys(wal: &Wal) -> Result<(Vec<keywal::Key>, usize), Failure> {
     }
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
-    Ok((keys, unreadable))
+    (keys, unreadable)
 }
 
 pub fn no_such_key(key: &[u8]) -> Failure {

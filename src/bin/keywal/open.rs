@@ -11,6 +11,15 @@ use crate::failure::Failure;
 /// The file that every directory of keywal's has.
 const META_NAME: &str = "META";
 
+/// What commands that only read look at.
+pub type Log = Wal;
+
+/// Runs `work` on a log that exists, and changes nothing in it.
+pub fn read<T>(dir: &Path, work: impl FnOnce(&Log) -> Result<T, Failure>) -> Result<T, Failure> {
+    check_exists(dir)?;
+    with(dir, for_reading(), work)
+}
+
 /// Runs `work` on a log that exists.
 pub fn existing<T>(
     dir: &Path,

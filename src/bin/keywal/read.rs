@@ -3,18 +3,18 @@
 use std::io::Write;
 use std::ops::Bound;
 
-use keywal::{Entries, Entry, Wal, WalError};
+use keywal::{Entries, Entry, WalError};
 
 use crate::args::{Cat, Form, Get, Tail};
 use crate::failure::{Failure, Outcome, describe, say};
 use crate::list::no_such_key;
-use crate::open;
+use crate::open::{self, Log};
 use crate::text::show_key;
 
 pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
-    open::existing(&args.key.dir, open::for_reading(), |wal| {
-        let mut entries = entries_of(wal, &key)?;
+    open::read(&args.key.dir, |log| {
+        let mut entries = entries_of(log, &key)?;
         entries = entries.range(bounds(args.from, args.to));
         if args.since.is_some() || args.until.is_some() {
             entries = entries.time_range(bounds(args.since, args.until))?;
@@ -32,19 +32,19 @@ pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
 
 pub fn tail(args: &Tail, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
-    open::existing(&args.key.dir, open::for_reading(), |wal| {
-        print_all(&args.form, out, &key, entries_of(wal, &key)?.last_n(args.last))
+    open::read(&args.key.dir, |log| {
+        print_all(&args.form, out, &key, entries_of(log, &key)?.last_n(args.last))
     })
 }
 
 pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
-    open::existing(&args.dir, open::for_reading(), |wal| {
+    open::read(&args.dir, |log| {
         let entry = match (args.reference, &key, args.index) {
-            (Some(reference), ..) => wal.read_entry(reference)?,
+            (Some(reference), ..) => log.read_entry(reference)?,
             (None, Some(key), Some(index)) => {
-                entries_of(wal, key)?;
-                wal.get(key, index)?.ok_or_else(|| {
+                entries_of(log, key)?;
+                log.get(key, index)?.ok_or_else(|| {
                     Failure::error(format!("{} has no entry {index} yet", show_key(key)))
                 })?
             }
@@ -55,7 +55,7 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
             out.write_all(&entry.content)?;
         } else {
             // Only objects name the key.
-            let key = if args.form.json { key_of(wal, key, &entry)? } else { Vec::new() };
+            let key = if args.form.json { key_of(log, key, &entry)? } else { Vec::new() };
             args.form.print(out, &key, &entry)?;
         }
         Ok(Outcome::Done)
@@ -63,12 +63,12 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
 }
 
 /// The key of an entry, which a reference does not tell: it is searched for.
-fn key_of(wal: &Wal, key: Option<Vec<u8>>, entry: &Entry) -> Result<Vec<u8>, Failure> {
+fn key_of(log: &Log, key: Option<Vec<u8>>, entry: &Entry) -> Result<Vec<u8>, Failure> {
     if let Some(key) = key {
         return Ok(key);
     }
-    for key in wal.enumerate_keys()? {
-        if wal
+    for key in log.enumerate_keys()? {
+        if log
             .get(&key, entry.index)
             .is_ok_and(|found| found.is_some_and(|found| found.reference == entry.reference))
         {
@@ -79,11 +79,11 @@ fn key_of(wal: &Wal, key: Option<Vec<u8>>, entry: &Entry) -> Result<Vec<u8>, Fai
 }
 
 /// The entries of a key that exists.
-pub fn entries_of<'w>(wal: &'w Wal, key: &[u8]) -> Result<Entries<'w>, Failure> {
-    if wal.segments(key)?.is_empty() {
+pub fn entries_of<'w>(log: &'w Log, key: &[u8]) -> Result<Entries<'w>, Failure> {
+    if log.segments(key)?.is_empty() {
         return Err(no_such_key(key));
     }
-    Ok(wal.entries(key)?)
+    Ok(log.entries(key)?)
 }
 
 /// Prints all that can be read, and says what cannot.

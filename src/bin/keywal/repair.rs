@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::Repair;
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe, say};
-use crate::list::sorted_keys;
+use crate::list::sorted;
 use crate::text::{counted, show_key};
 use crate::{open, times};
 
@@ -42,7 +42,7 @@ struct Row {
 
 pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let done = open::existing(&args.dir, open::for_reading(), |wal| {
-        let (keys, unreadable_keys) = sorted_keys(wal)?;
+        let (keys, unreadable_keys) = sorted(wal.enumerate_keys()?);
         let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None };
         let damaged = damaged_ends(wal, keys)?;
         if damaged.is_empty() {
