@@ -35,7 +35,7 @@ use crate::streams::Streams;
 
 /// How far the floor is raised when it may have been lost: more segments than a key that was removed
 /// is thought to have had beyond all that still exist.
-const LOST_FLOOR_GAP: u32 = 1 << 16;
+pub(crate) const LOST_FLOOR_GAP: u32 = 1 << 16;
 /// From so many keys on, several threads check them.
 const PARALLEL_KEYS: usize = 64;
 /// More threads than this only wait for the disk.
@@ -95,13 +95,13 @@ fn open_journal(
     let path = dir.path().join(JOURNAL_NAME);
     let before = meta.state().journal_bytes;
     if capacity == 0 && before == 0 {
-        meta.update(dir, |meta| meta.clean = false)?;
+        meta.update(dir, |meta| (meta.clean, meta.copy) = (false, false))?;
         return Ok(None);
     }
     let epoch = epoch.checked_add(1).ok_or(WalError::Exhausted)?;
     // What is about to be made may be cut off, and must not be missed then.
     meta.update(dir, |meta| {
-        meta.clean = false;
+        (meta.clean, meta.copy) = (false, false);
         meta.epoch = epoch;
         meta.journal_bytes = if before == capacity { before } else { 0 };
     })?;
@@ -265,6 +265,9 @@ fn read_meta(
     let slots = file.as_deref().map_or(Ok([None, None]), |file| read_slots(file, &path))?;
     let whole = slots.iter().all(Option::is_some);
     let state = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
+    if state.as_ref().is_some_and(|state| state.incomplete) {
+        return Err(WalError::Incomplete { path: dir.path().to_owned() });
+    }
     let (state, past) = match (file, state) {
         (Some(file), Some(mut state)) => {
             let unchanged = (state.segments, state.digest) == (listing.segments, listing.digest);
@@ -323,7 +326,7 @@ fn read_meta(
     Ok((meta, past))
 }
 
-fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 2]> {
+pub(crate) fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 2]> {
     let mut slots = [None, None];
     for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
         let mut bytes = [0; Meta::BYTES];

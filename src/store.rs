@@ -10,13 +10,14 @@ use ahash::HashMap;
 
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
+use crate::cuts::Cuts;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
 use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
 use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::primitives::{Mutex, MutexGuard};
+use crate::primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use crate::report::Counters;
 use crate::ring::Ring;
 use crate::segment::Segment;
@@ -44,6 +45,9 @@ pub(crate) struct Store {
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) lost_tails: LostTails,
+    pub(crate) cuts: Cuts,
+    /// Held for reading by who drops segments or closes streams, for writing by who copies the directory.
+    pub(crate) discards: RwLock<()>,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -79,6 +83,8 @@ impl Store {
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
             lost_tails: LostTails::default(),
+            cuts: Cuts::default(),
+            discards: RwLock::new(()),
             options,
             counters: Counters::default(),
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -150,6 +156,11 @@ impl Store {
     /// Closes the store; `false` if it was closed before.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits for a snapshot that is on its way; none begins while the guard lives.
+    pub(crate) fn discarding(&self) -> RwLockReadGuard<'_, ()> {
+        self.discards.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- META ----

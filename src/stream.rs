@@ -26,6 +26,7 @@ pub(crate) use append::{Appended, Payload, frame_bytes};
 pub(crate) use discard::Expiry;
 pub(crate) use load::Findings;
 
+use crate::cuts::End;
 use crate::error::{Result, WalError};
 use crate::format::{SegmentId, label};
 use crate::primitives::{Mutex, MutexGuard};
@@ -191,6 +192,20 @@ impl Stream {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes for a snapshot where the stream ends, if nobody has yet. The writer lock is held.
+    pub(crate) fn note_end(&self, store: &Store, writer: &Writer, cut: u64) {
+        let end = match writer.phase {
+            Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => Some(End {
+                sequence: writer.newest,
+                extent: self.tail.load(),
+                last_ms: writer.last_ms,
+                sealed: writer.phase == Phase::Ended { sealed: true },
+            }),
+            _ => None,
+        };
+        store.cuts.note(cut, self.hash, end);
+    }
+
     /// The newest segment, open; `None` if the stream has none. The stream must be loaded.
     pub(crate) fn newest(&self, store: &Store) -> Result<Option<Arc<Segment>>> {
         loop {
@@ -309,7 +324,7 @@ impl Stream {
         store.dir.path().join(self.file_name(sequence))
     }
 
-    fn file_name(&self, sequence: u32) -> String {
+    pub(crate) fn file_name(&self, sequence: u32) -> String {
         self.id(sequence).file_name(&label(self.key().unwrap_or_default()))
     }
 }
