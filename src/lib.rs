@@ -413,7 +413,7 @@ pub use report::{
     CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, SnapshotReport, Stats,
 };
 pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use wal::{Keys, Wal, WalReader};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

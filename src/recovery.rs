@@ -12,6 +12,9 @@
 )]
 
 mod replay;
+mod view;
+
+pub(crate) use self::view::{View, view};
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,14 +25,14 @@ use std::thread;
 use std::time::Instant;
 
 use crate::error::{Result, WalError};
-use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
-use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
+use crate::format::{Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
+use crate::fs::{Dir, LOCK_NAME, Lock, OpenMode};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::{JOURNAL_NAME, Ring};
 use crate::segment::{NO_HEADER, OpenError, Segment};
-use crate::store::{META_NAME, MetaFile, Past, Store};
+use crate::store::{META_NAME, MetaFile, Past, Store, read_slots};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
 
@@ -40,6 +43,9 @@ pub(crate) const LOST_FLOOR_GAP: u32 = 1 << 16;
 const PARALLEL_KEYS: usize = 64;
 /// More threads than this only wait for the disk.
 const MAX_WORKERS: usize = 8;
+
+const FILES_CHANGED: &str = "segment files were added or removed while the directory was closed";
+const FACTS_LOST: &str = "missing or damaged; its facts were put together anew";
 
 /// An open directory.
 pub(crate) struct Opened {
@@ -224,7 +230,7 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
     let mut best = Claim::None;
     for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
-        match Segment::open(&*store.dir, id, label, store.directory_id, false, None) {
+        match Segment::open(&*store.dir, id, label, store.directory_id, store.access(false), None) {
             Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
             Ok(_) => best = Claim::Segment,
             Err(OpenError::Header(NO_HEADER))
@@ -275,8 +281,7 @@ fn read_meta(
                 () if !whole => Past::Unclean,
                 () if state.clean && unchanged => Past::Clean,
                 () if state.clean => {
-                    let what = "segment files were added or removed while the directory was closed"
-                        .to_owned();
+                    let what = FILES_CHANGED.to_owned();
                     let path = dir.path().to_owned();
                     RecoveryReport::note(
                         &mut report.damaged,
@@ -298,7 +303,7 @@ fn read_meta(
             (Meta { floor, directory_id, clean: true, ..Meta::default() }, Past::Clean)
         }
         (_, _) => {
-            let what = "missing or damaged; its facts were put together anew".to_owned();
+            let what = FACTS_LOST.to_owned();
             RecoveryReport::note(
                 &mut report.damaged,
                 Finding { path: path.clone(), offset: 0, bytes: 0, what },
@@ -324,22 +329,6 @@ fn read_meta(
     }
     dir.sync().map_err(|source| WalError::io(dir.path(), "sync the directory", source))?;
     Ok((meta, past))
-}
-
-pub(crate) fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 2]> {
-    let mut slots = [None, None];
-    for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
-        let mut bytes = [0; Meta::BYTES];
-        read_full(file, &mut bytes, offset)
-            .map_err(|source| WalError::io(path, "read the directory's facts", source))?;
-        match Meta::from_bytes(&bytes) {
-            Err(FormatError::Newer(version)) => {
-                return Err(WalError::UnsupportedVersion { path: path.to_owned(), version });
-            }
-            result => *slot = result.ok(),
-        }
-    }
-    Ok(slots)
 }
 
 /// The number that most of the segments with a valid header give as their directory's.

@@ -22,11 +22,11 @@ use crate::format::{
     FrameFlags, FrameHeader, MAX_SEQUENCE, Meta, SLOT_OFFSETS, SegmentId, SegmentName,
 };
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full, write_full};
-use crate::recovery::{LOST_FLOOR_GAP, fingerprint, read_slots};
+use crate::recovery::{LOST_FLOOR_GAP, fingerprint};
 use crate::report::{Finding, RecoveryReport, SnapshotReport};
 use crate::scan::{Scanned, reach, scan};
 use crate::segment::{Extent, Segment};
-use crate::store::{META_NAME, MetaFile};
+use crate::store::{META_NAME, MetaFile, read_slots};
 
 /// How much is copied at a time.
 const COPY_BYTES: usize = 256 << 10;

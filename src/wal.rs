@@ -3,11 +3,13 @@
 mod append;
 mod discard;
 mod read;
+mod reader;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 pub use read::Keys;
+pub use reader::WalReader;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
