@@ -96,6 +96,22 @@ pub enum WalError {
         path: PathBuf,
     },
 
+    /// The directory is a snapshot, or was restored from one, and that was cut off: entries are missing.
+    /// Take the snapshot again into the same directory, which completes it; or remove it.
+    #[error("{}: a snapshot or restore that was not finished", .path.display())]
+    Incomplete {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The target of a snapshot or restore holds something else: files of somebody's, another log, or a
+    /// snapshot that has been opened for writing since. Nothing was touched; give another directory.
+    #[error("{}: the target is neither empty nor an earlier, unopened snapshot of this log", .path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// A sync failed earlier, so the system may have thrown written data away, and trying again could
     /// not tell; or creating or removing a file failed half-way and could not be undone. Entries appended since the last successful sync are in doubt. Close and reopen the
     /// `Wal`: recovery finds out what the disk holds. Reads go on working; see

@@ -374,6 +374,7 @@
 mod cache;
 mod chains;
 mod clock;
+mod cuts;
 mod entries;
 mod entry;
 mod error;
@@ -387,11 +388,13 @@ mod fs;
 mod options;
 mod primitives;
 mod recovery;
+mod replica;
 mod report;
 mod retention;
 mod ring;
 mod scan;
 mod segment;
+mod snapshot;
 mod store;
 mod stream;
 mod streams;
@@ -406,9 +409,11 @@ pub use error::{Result, WalError};
 #[doc(hidden)]
 pub use format::rewrite;
 pub use options::{Durability, WalOptions};
-pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
+pub use report::{
+    CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, SnapshotReport, Stats,
+};
 pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use wal::{Keys, Wal, WalReader};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

@@ -87,6 +87,36 @@ pub struct CompactionReport {
     pub failures: Vec<Finding>,
 }
 
+/// What [`Wal::snapshot`](crate::Wal::snapshot) or [`restore`](crate::restore) made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// Keys in the copy.
+    pub keys: u64,
+    /// Segment files in the copy: those that follow, and files that could only be copied as they are.
+    pub segments: u64,
+    /// Segments that an earlier snapshot had already.
+    pub kept_segments: u64,
+    /// Segments that share their disk space with the original.
+    pub linked_segments: u64,
+    /// Segments that were copied.
+    pub copied_segments: u64,
+    /// Segments of an earlier snapshot that are no more, and were removed.
+    pub removed_segments: u64,
+    /// Entries in the copy.
+    pub entries: u64,
+    /// Bytes of all segment files in the copy.
+    pub bytes: u64,
+    /// Bytes that were written.
+    pub copied_bytes: u64,
+    /// Damage in the original, which the copy has, too; at most 1,000 findings. What an earlier snapshot
+    /// had already was not looked at again: see [`verify`](crate::verify).
+    pub damaged: Vec<Finding>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// Counted since the directory was opened; see [`stats`](crate::Wal::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 
+use ahash::HashMap;
+
 use super::Listing;
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
@@ -15,7 +17,7 @@ use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
-use crate::segment::{OpenError, Segment};
+use crate::segment::{Access, OpenError, Overlay, Segment};
 
 /// What replaying did. It survives power loss.
 #[derive(Debug, Default)]
@@ -50,7 +52,8 @@ pub(super) fn replay(
 ) -> Result<Replayed> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
-    let Some(journal) = Journal::open(dir, meta.directory_id).map_err(error)? else {
+    let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Write).map_err(error)?
+    else {
         if meta.journal_bytes > 0 {
             let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
             RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
@@ -82,6 +85,49 @@ pub(super) fn replay(
     Ok(replayed)
 }
 
+/// How often a journal that somebody writes to is looked at until one look is as good as a moment.
+const MAX_LOOKS: usize = 4;
+
+/// What the journal has of each segment, copied; it may be written to meanwhile. Whatever was in it when this
+/// was called is in the copy, or has been moved to its segment by the time this returns.
+pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<HashMap<SegmentId, Overlay>> {
+    let path = dir.path().join(JOURNAL_NAME);
+    let error = |source| WalError::io(&path, "read the journal", source);
+    let mut found: HashMap<SegmentId, Overlay> = HashMap::default();
+    let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Read).map_err(error)?
+    else {
+        return Ok(found);
+    };
+    let mut survey = journal.survey(meta.epoch).map_err(error)?;
+    let mut records = Vec::new();
+    for _ in 0..MAX_LOOKS {
+        records = journal.records(&survey, &mut |_, _, _, _| {}).map_err(error)?;
+        let end = records.last().map_or(survey.tail, RecordHeader::next);
+        if survey.positions.last().is_none_or(|last| *last < end) {
+            break;
+        }
+        // Some of it was written over; or a power cut has left a gap, and then this is all there is.
+        let again = journal.survey(meta.epoch).map_err(error)?;
+        if again.positions == survey.positions {
+            break;
+        }
+        survey = again;
+        records.clear();
+    }
+    if records.is_empty() {
+        for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
+            records.extend(journal.record(&survey, *position).map_err(error)?);
+        }
+    }
+    for header in records.iter().filter(|header| header.record.body == Body::Frames) {
+        let body = journal.body(header).map_err(error)?;
+        if header.record.check(&body) {
+            found.entry(header.record.segment).or_default().insert(header.record.offset, body);
+        }
+    }
+    Ok(found)
+}
+
 /// The records of each segment, and the newest dropped segment of each key.
 fn by_segment(
     records: &[RecordHeader],
@@ -104,8 +150,8 @@ fn by_segment(
 
 impl Journal {
     /// `None`: there is none, or what there is cannot be one.
-    fn open(dir: &dyn Dir, key: u64) -> io::Result<Option<Self>> {
-        let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
+    fn open(dir: &dyn Dir, key: u64, mode: OpenMode) -> io::Result<Option<Self>> {
+        let file = match dir.open(JOURNAL_NAME, mode) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -116,8 +162,10 @@ impl Journal {
             }
             result => result?,
         };
-        file.sync_data()?;
-        file.drop_cache()?;
+        if mode == OpenMode::Write {
+            file.sync_data()?;
+            file.drop_cache()?;
+        }
         let capacity = file.len()?;
         Ok(capacity.is_power_of_two().then_some(Self { file, capacity, key }))
     }
@@ -339,7 +387,7 @@ impl Target<'_> {
             if !sequences.contains(&self.id.sequence) {
                 continue;
             }
-            match Segment::open(self.dir, self.id, label, self.directory_id, true, None) {
+            match Segment::open(self.dir, self.id, label, self.directory_id, Access::Fresh, None) {
                 Ok((segment, _)) if segment.seed == header.record.seed => {
                     let name = self.id.file_name(label);
                     let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {

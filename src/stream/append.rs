@@ -60,6 +60,9 @@ impl Stream {
         payloads: &[Payload<'_>],
         durability: Durability,
     ) -> Result<Appended> {
+        if let Some(cut) = store.cuts.wanted() {
+            self.note_end(store, writer, cut);
+        }
         let bytes: u64 = payloads.iter().map(frame_bytes).sum();
         let now_ms = store.append_ms().max(writer.last_ms);
         let segment = self.room_for(store, writer, bytes, now_ms)?;
