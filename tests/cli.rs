@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use keywal::{ManualClock, Wal, WalOptions};
@@ -112,6 +114,17 @@ fn segment(dir: &Path, label: &str) -> PathBuf {
     let path = found.next().unwrap();
     assert!(found.next().is_none());
     path
+}
+
+/// What a directory holds, byte for byte.
+fn files(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let with_content = files.map(|path| {
+        let changed = fs::metadata(&path).unwrap().modified().unwrap();
+        let content = fs::read(&path).unwrap();
+        (path, (changed, content))
+    });
+    with_content.collect()
 }
 
 /// Overwrites a part of a file, counted from its end.
@@ -454,11 +467,19 @@ fn a_thousand_keys_killed_while_being_written_are_all_there() {
     let round = lines.filter(|line| line.starts_with("round ")).nth(2).unwrap();
     assert_eq!(round, "round 2");
     let home = home.path();
-    let said = feed(home, &["append", "log", "k"], b"x\n").said(LOCKED);
-    assert!(said.contains("already open"), "{said}");
+    for args in [&["append", "log", "k"][..], &["repair", "log"], &["snapshot", "log", "copy"]] {
+        assert!(run(home, args).said(LOCKED).contains("already open"));
+    }
+    // Reading needs no lock.
+    let beside = rows(&run(home, &["ls", "log", "--json"]).gave(OK));
+    assert!(beside.len() == 1_000 && beside.iter().all(|row| row["entries"].as_u64() >= Some(3)));
+    assert_eq!(run(home, &["get", "log", "key 999", "2"]).gave(OK), "2\n");
+    run(home, &["verify", "log"]).gave(OK);
     child.kill().unwrap();
     child.wait().unwrap();
 
+    // Nor does it change what the dead left.
+    let left = files(&home.join("log"));
     let listed = rows(&run(home, &["ls", "log", "--json"]).gave(OK));
     assert_eq!(listed.len(), 1_000);
     assert!(listed.iter().all(|row| row["entries"].as_u64().unwrap() >= 3));
@@ -466,12 +487,76 @@ fn a_thousand_keys_killed_while_being_written_are_all_there() {
     let verified = run(home, &["verify", "log", "--json"]).json(OK);
     assert_eq!(verified["entries"], json!(entries));
     let exported = run(home, &["export", "log"]).gave(OK);
+    let stats = run(home, &["stats", "log", "--json"]).json(OK);
+    assert_eq!((&stats["entries"], &stats["closed_cleanly"]), (&json!(entries), &json!(false)));
+    assert!(files(&home.join("log")) == left);
     fs::write(home.join("lines"), &exported).unwrap();
     run(home, &["import", "copy", "lines"]).gave(OK);
     assert_eq!(payloads(&run(home, &["export", "copy"]).gave(OK)), payloads(&exported));
     let after = feed(home, &["append", "log", "key 0", "--json"], b"after\n").json(OK);
     assert_eq!(after["entries"], json!(1));
     assert_eq!(run(home, &["tail", "log", "key 0", "-n1"]).gave(OK), "after\n");
+}
+
+#[test]
+fn a_key_is_followed_while_it_is_written() {
+    let home = home();
+    let dir = home.path().join("log");
+    let wal = Wal::new(&dir, WalOptions::default().journal_bytes(1 << 20)).unwrap();
+    for n in 0..20 {
+        wal.append_entry("k", None, format!("{n}"), false).unwrap();
+    }
+    let tail = |key: &str| {
+        let mut command = program();
+        command.args(["tail", "-f", "-n2", "log", key]).current_dir(home.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        (child, lines, said)
+    };
+    let (mut child, mut lines, _said) = tail("k");
+    let (mut other, mut of_other, mut said_of_other) = tail("not yet");
+    assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["18", "19"]);
+    for n in 20..30 {
+        wal.append_entry("k", None, format!("{n}"), false).unwrap();
+        assert_eq!(lines.next().unwrap(), format!("{n}"));
+    }
+    wal.append_entry("not yet", None, "now", false).unwrap();
+    assert_eq!(of_other.next().unwrap(), "now");
+    // If its key is removed, what comes is that of the next life.
+    wal.remove_key("not yet").unwrap();
+    assert!(said_of_other.next().unwrap().contains("not yet was removed"));
+    wal.append_entry("not yet", None, "again", false).unwrap();
+    assert_eq!(of_other.next().unwrap(), "again");
+    for child in [&mut child, &mut other] {
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_is_a_log_and_is_brought_up_to_date() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "k"], b"one\n").gave(OK);
+    let report = run(home, &["snapshot", "log", "copy", "--json"]).json(OK);
+    assert_eq!((&report["keys"], &report["entries"]), (&json!(1), &json!(1)));
+    assert_eq!(run(home, &["cat", "copy", "k"]).gave(OK), "one\n");
+    feed(home, &["append", "log", "k"], b"two\n").gave(OK);
+    feed(home, &["append", "log", "j"], b"x\n").gave(OK);
+    assert!(
+        run(home, &["snapshot", "log", "copy"]).gave(OK).starts_with("copy: 3 entries in 2 keys")
+    );
+    assert_eq!(run(home, &["export", "copy"]).gave(OK), run(home, &["export", "log"]).gave(OK));
+
+    fs::create_dir(home.join("other")).unwrap();
+    fs::write(home.join("other/mine"), "mine").unwrap();
+    let said = run(home, &["snapshot", "log", "other"]).said(ERROR);
+    assert!(said.contains("neither empty nor"), "{said}");
+    assert_eq!(fs::read(home.join("other/mine")).unwrap(), b"mine");
+    run(home, &["snapshot", "missing", "third"]).said(ERROR);
+    assert!(!home.join("third").exists());
 }
 
 #[test]

@@ -25,6 +25,7 @@ impl Wal {
     pub fn accept_loss(&self, key: impl AsRef<[u8]>) -> Result<Option<Finding>> {
         let store = &self.store;
         store.check_writable()?;
+        let _discarding = store.discarding();
         let Some(stream) = self.find(key.as_ref())? else { return Ok(None) };
         let mut writer = stream.writer();
         store.check_open()?;

@@ -17,7 +17,10 @@ hexadecimal digits.
 
 Exit codes: 0 done; 1 an error; 2 wrong usage; 3 damage was found, in the log or in what was to be \
 imported, and everything else was done; 4 the directory is in use by another program. A reader that goes \
-away (`keywal cat .. | head`) is no error.";
+away (`keywal cat .. | head`) is no error.
+
+ls, cat, get, tail, stats, verify and export change nothing, and read beside a program that writes to the log. \
+The others need the log for themselves; after a crash they recover it first.";
 
 /// Look into keywal directories, check and repair them, move entries in and out.
 #[derive(Debug, Parser)]
@@ -34,6 +37,7 @@ pub enum Command {
     Get(Get),
     Tail(Tail),
     Append(Append),
+    Snapshot(Snapshot),
     Stats(Stats),
     Verify(Verify),
     Repair(Repair),
@@ -107,7 +111,7 @@ pub struct Get {
     pub form: Form,
 }
 
-/// Print the last entries of a key.
+/// Print the last entries of a key, and with -f those that follow.
 #[derive(Debug, clap::Args)]
 pub struct Tail {
     #[command(flatten)]
@@ -115,6 +119,10 @@ pub struct Tail {
     /// How many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub last: u64,
+    /// Go on with each new entry, until it is interrupted. Looks four times a second; waits for a key that
+    /// does not exist yet
+    #[arg(short, long)]
+    pub follow: bool,
     #[command(flatten)]
     pub form: Form,
 }
@@ -142,6 +150,21 @@ pub struct Append {
     pub durable: bool,
     #[command(flatten)]
     pub writing: Writing,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Copy the log to another directory, or bring an earlier copy up to date.
+///
+/// The copy is a log like any other. Segments that do not change any more are hard links if both directories
+/// are on one file system. The log must not be in use: a program that has it open takes its snapshots itself.
+#[derive(Debug, clap::Args)]
+pub struct Snapshot {
+    /// The log's directory
+    pub dir: PathBuf,
+    /// The directory of the copy; made if it is missing
+    pub to: PathBuf,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,

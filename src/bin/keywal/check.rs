@@ -3,14 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 
-use keywal::WalError;
+use keywal::{Finding, WalError, WalReader};
 use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, describe};
+use crate::failure::{Failure, Outcome, describe, say};
 use crate::list::sorted;
-use crate::open::Log;
 use crate::progress::Progress;
 use crate::text::{counted, show_key};
 use crate::{open, times};
@@ -27,19 +26,17 @@ struct Totals {
     oldest_segment: Option<String>,
     newest_segment: Option<String>,
     closed_cleanly: bool,
-    /// Ends of segments that were being written when the program or the machine stopped.
-    unfinished_writes: usize,
-    ignored_files: usize,
     foreign_files: u64,
 }
 
 pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let (totals, damaged) = open::read(&args.dir, totals)?;
+    let (totals, damaged) = totals(&open::read(&args.dir)?)?;
     if args.json {
         print_json(out, &totals)?;
         return Ok(Outcome::of(damaged));
     }
     let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+    let closed = if totals.closed_cleanly { "yes" } else { "no, or it is in use" };
     for (name, value) in [
         ("keys", totals.keys.to_string()),
         ("keys that cannot be told", totals.unreadable_keys.to_string()),
@@ -48,9 +45,7 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
         ("bytes", totals.bytes.to_string()),
         ("oldest segment", time(&totals.oldest_segment)),
         ("newest segment", time(&totals.newest_segment)),
-        ("closed cleanly", if totals.closed_cleanly { "yes" } else { "no" }.to_owned()),
-        ("unfinished writes", totals.unfinished_writes.to_string()),
-        ("ignored files", totals.ignored_files.to_string()),
+        ("closed cleanly", closed.to_owned()),
         ("foreign files", totals.foreign_files.to_string()),
     ] {
         writeln!(out, "{name:<25}{value}")?;
@@ -58,18 +53,19 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
     Ok(Outcome::of(damaged))
 }
 
-fn totals(log: &Log) -> Result<(Totals, bool), Failure> {
-    let report = log.recovery_report();
+fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
+    let report = log.report();
     let (keys, unreadable_keys) = sorted(log.enumerate_keys()?);
     let mut totals = Totals {
         keys: keys.len() as u64,
         unreadable_keys,
         closed_cleanly: report.clean,
-        unfinished_writes: report.torn.len(),
-        ignored_files: report.ignored.len(),
         foreign_files: report.foreign_files,
         ..Totals::default()
     };
+    for finding in &report.damaged {
+        say(format!("{}: {}", finding.path.display(), finding.what));
+    }
     let mut damaged = unreadable_keys > 0 || !report.damaged.is_empty();
     let (mut oldest, mut newest) = (None, None);
     for key in keys {
@@ -114,7 +110,7 @@ struct Damage {
 }
 
 pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let verified = open::read(&args.dir, read_everything)?;
+    let verified = read_everything(&open::read(&args.dir)?)?;
     let damaged = verified.unreadable_keys > 0 || !verified.damage.is_empty();
     if args.json {
         print_json(out, &verified)?;
@@ -124,9 +120,10 @@ pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
     Ok(Outcome::of(damaged))
 }
 
-fn read_everything(log: &Log) -> Result<Verified, Failure> {
+fn read_everything(log: &WalReader) -> Result<Verified, Failure> {
     let (keys, unreadable_keys) = sorted(log.enumerate_keys()?);
     let mut verified = Verified { keys: keys.len(), unreadable_keys, ..Verified::default() };
+    verified.damage.extend(log.report().damaged.iter().map(Damage::of_the_directory));
     let progress = Progress::new("keys", keys.len() as u64);
     for key in keys {
         let mut entries = match log.entries(&key) {
@@ -151,6 +148,13 @@ fn read_everything(log: &Log) -> Result<Verified, Failure> {
     Ok(verified)
 }
 
+impl Damage {
+    fn of_the_directory(finding: &Finding) -> Self {
+        let what = format!("{}: {}", finding.path.display(), finding.what);
+        Self { key: None, key_base64: None, what }
+    }
+}
+
 impl Verified {
     fn note(&mut self, key: &[u8], error: WalError) -> Result<(), Failure> {
         if !matches!(error, WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) {
@@ -164,9 +168,10 @@ impl Verified {
 
 fn print(dir: &Path, verified: &Verified, out: &mut dyn Write) -> Result<(), Failure> {
     for damage in &verified.damage {
-        let key = damage.key.as_ref().or(damage.key_base64.as_ref());
-        let key = key.map_or_else(String::new, |key| show_key(key.as_bytes()));
-        writeln!(out, "{key}: {}", damage.what)?;
+        if let Some(key) = damage.key.as_ref().or(damage.key_base64.as_ref()) {
+            write!(out, "{}: ", show_key(key.as_bytes()))?;
+        }
+        writeln!(out, "{}", damage.what)?;
     }
     let spans = verified.damage.len() as u64;
     writeln!(

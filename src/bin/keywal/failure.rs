@@ -92,9 +92,7 @@ impl From<WalError> for Failure {
         let text = describe(&error);
         match error {
             WalError::Corrupted { .. } => Self::Damage(text),
-            WalError::Locked { .. } => Self::Locked(format!(
-                "{text}; end the program that has it, or copy what it wrote with a snapshot"
-            )),
+            WalError::Locked { .. } => Self::Locked(text),
             _ => Self::Error(text),
         }
     }

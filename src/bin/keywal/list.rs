@@ -2,13 +2,12 @@
 
 use std::io::Write;
 
-use keywal::{Entry, Key, Keys, WalError};
+use keywal::{Entry, Key, Keys, WalError, WalReader};
 use serde::Serialize;
 
 use crate::args::Ls;
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe, say};
-use crate::open::Log;
 use crate::text::{counted, show_key};
 use crate::{open, times};
 
@@ -45,13 +44,14 @@ struct SegmentRow {
 
 pub fn run(args: &Ls, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
-    open::read(&args.dir, |log| match key {
-        Some(key) => segments(log, &key, args.json, out),
-        None => keys(log, args.json, out),
-    })
+    let log = open::read(&args.dir)?;
+    match key {
+        Some(key) => segments(&log, &key, args.json, out),
+        None => keys(&log, args.json, out),
+    }
 }
 
-fn keys(log: &Log, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let (keys, unreadable) = sorted(log.enumerate_keys()?);
     let mut damaged = unreadable > 0;
     if !json {
@@ -89,7 +89,7 @@ fn keys(log: &Log, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> 
 }
 
 impl Row {
-    fn of(log: &Log, key: &[u8]) -> Result<Self, Failure> {
+    fn of(log: &WalReader, key: &[u8]) -> Result<Self, Failure> {
         let mut damage = None;
         let mut note = |result: Result<u64, WalError>| match result {
             Err(error @ WalError::Corrupted { .. }) => {
@@ -134,7 +134,12 @@ impl Row {
     }
 }
 
-fn segments(log: &Log, key: &[u8], json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {
+fn segments(
+    log: &WalReader,
+    key: &[u8],
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<Outcome, Failure> {
     let segments = log.segments(key)?;
     if segments.is_empty() {
         return Err(no_such_key(key));

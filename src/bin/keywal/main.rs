@@ -18,6 +18,7 @@ mod open;
 mod progress;
 mod read;
 mod repair;
+mod snapshot;
 mod text;
 mod times;
 
@@ -52,6 +53,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<Outcome, Failure> {
         Command::Get(args) => read::get(&args, out),
         Command::Tail(args) => read::tail(&args, out),
         Command::Append(args) => append::run(&args, out),
+        Command::Snapshot(args) => snapshot::run(&args, out),
         Command::Stats(args) => check::stats(&args, out),
         Command::Verify(args) => check::verify(&args, out),
         Command::Repair(args) => repair::run(&args, out),

@@ -4,20 +4,18 @@ use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use keywal::{Wal, WalOptions};
+use keywal::{Wal, WalOptions, WalReader};
 
 use crate::failure::Failure;
 
 /// The file that every directory of keywal's has.
 const META_NAME: &str = "META";
 
-/// What commands that only read look at.
-pub type Log = Wal;
-
-/// Runs `work` on a log that exists, and changes nothing in it.
-pub fn read<T>(dir: &Path, work: impl FnOnce(&Log) -> Result<T, Failure>) -> Result<T, Failure> {
+/// Opens a log that exists for a command that only reads: beside a program that writes to it, or after it
+/// has died. Nothing in the directory is changed.
+pub fn read(dir: &Path) -> Result<WalReader, Failure> {
     check_exists(dir)?;
-    with(dir, for_reading(), work)
+    Ok(WalReader::open_with(dir, for_reading())?)
 }
 
 /// Runs `work` on a log that exists.
@@ -42,7 +40,7 @@ pub fn or_create<T>(
     with(dir, options, work)
 }
 
-/// The options of commands that read: they refuse no entry for its size.
+/// The options of commands that append nothing: they refuse no entry for its size.
 pub fn for_reading() -> WalOptions {
     let largest = u64::from(u32::MAX - (1 << 20));
     WalOptions::default().max_segment_bytes(largest).max_entry_bytes(largest)
