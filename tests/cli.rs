@@ -144,6 +144,8 @@ fn what_was_appended_is_listed_read_and_counted() {
     assert_eq!(said, "topic-7: 4 entries appended, indexes 0 to 3\n");
     assert_eq!(run(home, &["cat", "log", "topic-7"]).gave(OK), "one\ntwo\n\nfour\n");
     assert_eq!(run(home, &["cat", "log", "topic-7", "--from", "1", "--to", "2"]).gave(OK), "two\n");
+    assert_eq!(run(home, &["cat", "log", "topic-7", "--from", "3", "--to", "1"]).gave(OK), "");
+    assert_eq!(run(home, &["cat", "log", "topic-7", "--from", "9"]).gave(OK), "");
     assert_eq!(run(home, &["cat", "log", "topic-7", "--reverse", "-n2"]).gave(OK), "four\n\n");
     assert_eq!(run(home, &["tail", "log", "topic-7", "-n1"]).gave(OK), "four\n");
     assert_eq!(run(home, &["cat", "log", "topic-7", "--since", "1h", "-n1"]).gave(OK), "four\n");
@@ -290,6 +292,10 @@ fn a_directory_that_is_no_log_is_left_alone() {
     assert_eq!(fs::read_dir(home.join("empty")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(home.join("other")).unwrap().count(), 1);
     feed(home, &["append", "empty", "k"], b"x\n").gave(OK);
+    // A creation that was cut off is gone on with.
+    fs::create_dir(home.join("cut off")).unwrap();
+    fs::write(home.join("cut off/LOCK"), "").unwrap();
+    feed(home, &["append", "cut off", "k"], b"x\n").gave(OK);
 }
 
 #[test]
@@ -344,6 +350,10 @@ fn bad_lines_are_named_and_nothing_is_lost() {
     assert_eq!(run(home, &["cat", "log", "a"]).gave(OK), "1\n3\n4\n");
     let said = run(home, &["import", "log", "bad", "--from-line", "9"]).said(ERROR);
     assert!(said.contains("has 5 lines"), "{said}");
+
+    let hostile = b"{\"key\":\"a\",\"content\":\"\",\"\\u001b[2J\":\"\"}\n";
+    let said = feed(home, &["import", "log"], hostile).said(ERROR);
+    assert!(said.contains(r"unknown field `\u{1b}[2J`"), "{said:?}");
 
     // Or they are put aside.
     let ran = run(home, &["import", "other", "bad", "--rejects", "rejects", "--json"]);

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use keywal::WalError;
 
+use crate::text::show_content;
+
 const ERROR: u8 = 1;
 const USAGE: u8 = 2;
 const DAMAGE: u8 = 3;
@@ -116,7 +118,9 @@ pub fn describe(error: &WalError) -> String {
     text
 }
 
-/// Says something on standard error, as long as somebody listens.
+/// Says something on standard error, as long as somebody listens. What others made up (names of files, of
+/// fields) is part of it, so control characters are shown, not sent.
 pub fn say(text: impl Display) {
+    let text = show_content(text.to_string().as_bytes());
     let _ = writeln!(io::stderr().lock(), "keywal: {text}");
 }

@@ -1,15 +1,17 @@
 //! Opening directories: never one that is none, and never leaving one in a worse state.
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
 use keywal::{Wal, WalOptions, WalReader};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 
 /// The file that every directory of keywal's has.
 const META_NAME: &str = "META";
+/// The file that comes before it.
+const LOCK_NAME: &str = "LOCK";
 
 /// Opens a log that exists for a command that only reads: beside a program that writes to it, or after it
 /// has died. Nothing in the directory is changed.
@@ -66,10 +68,10 @@ fn with<T>(
     }
 }
 
-/// Whether nothing is there yet: no directory, or an empty one.
+/// Whether nothing is there yet: no directory, an empty one, or one whose creation was cut off.
 fn is_new(dir: &Path) -> Result<bool, Failure> {
     match fs::read_dir(dir) {
-        Ok(mut files) => Ok(files.next().is_none()),
+        Ok(mut files) => Ok(files.all(|file| file.is_ok_and(|file| file.file_name() == LOCK_NAME))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(Failure::file(dir, "list the directory", &error)),
     }
@@ -110,7 +112,7 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!("{question} Nothing was changed; give --yes to do it")));
     }
-    let _ = write!(io::stderr().lock(), "keywal: {question} [y/N] ");
+    say(format!("{question} [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
