@@ -131,6 +131,7 @@ debug_lengths!(EntrySlice<'_>);
 /// assert_eq!(Key::from(vec![0xff, b'k']).to_string(), r"\xffk");
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Key(Bytes);
 
 impl Key {

@@ -390,6 +390,7 @@ mod primitives;
 mod recovery;
 mod replica;
 mod report;
+mod restore;
 mod retention;
 mod ring;
 mod scan;
@@ -399,6 +400,7 @@ mod store;
 mod stream;
 mod streams;
 mod sync;
+mod verify;
 mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -411,9 +413,15 @@ pub use format::rewrite;
 pub use options::{Durability, WalOptions};
 pub use report::{
     CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, SnapshotReport, Stats,
+    VerifiedKey, VerifyReport,
 };
+pub use restore::restore;
 pub use retention::ClockTrouble;
+pub use verify::verify;
 pub use wal::{Keys, Wal, WalReader};
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use {restore::restore_in, verify::verify_in};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

@@ -14,6 +14,7 @@
     clippy::as_conversions
 )]
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
@@ -24,7 +25,7 @@ use crate::format::{
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full, write_full};
 use crate::recovery::{LOST_FLOOR_GAP, fingerprint};
 use crate::report::{Finding, RecoveryReport, SnapshotReport};
-use crate::scan::{Scanned, reach, scan};
+use crate::scan::reach;
 use crate::segment::{Extent, Segment};
 use crate::store::{META_NAME, MetaFile, read_slots};
 
@@ -172,7 +173,9 @@ impl<'a> Replica<'a> {
         if there && self.earlier == Earlier::Complete {
             self.report.kept_segments = self.report.kept_segments.saturating_add(1);
         } else {
-            self.check(&*file, part)?;
+            for finding in part.segment.check(&*file, part.extent)?.damaged {
+                self.note(finding);
+            }
         }
         self.report.segments = self.report.segments.saturating_add(1);
         self.report.entries = self.report.entries.saturating_add(u64::from(part.extent.count));
@@ -347,25 +350,41 @@ impl<'a> Replica<'a> {
             .open(name, OpenMode::Read)
             .map_err(|source| WalError::io(&self.dir.path().join(name), "open the copy", source))
     }
+}
 
-    /// Looks for damage in a file of the copy.
-    fn check(&mut self, file: &dyn File, part: &Part<'_>) -> Result<()> {
-        let Part { segment, extent, .. } = part;
-        let Scanned { damage, damaged_spans, tail, .. } =
-            scan(file, segment.seed, segment.frames_start, extent.end, true).map_err(|source| {
-                WalError::io(&self.dir.path().join(part.name), "check the copy", source)
-            })?;
-        for span in &damage {
-            let (offset, bytes) =
-                (u64::from(span.from), u64::from(span.to.saturating_sub(span.from)));
-            let what = "entries are damaged".to_owned();
-            self.note(Finding { path: segment.path.clone(), offset, bytes, what });
-        }
-        if damaged_spans == 0 && (tail.end, tail.count) != (extent.end, extent.count) {
-            let bytes = u64::from(extent.end.saturating_sub(tail.end));
-            let what = "entries are missing".to_owned();
-            let offset = u64::from(tail.end);
-            self.note(Finding { path: segment.path.clone(), offset, bytes, what });
+/// Files that are copied as they are, by key hash.
+#[derive(Default)]
+pub(crate) struct RawFiles(BTreeMap<u64, Raw>);
+
+#[derive(Default)]
+struct Raw {
+    /// Nobody can tell what they hold; else they are what a removed key has left.
+    unreadable: bool,
+    names: Vec<(u32, String)>,
+}
+
+impl RawFiles {
+    pub(crate) fn has(&self, key_hash: u64) -> bool {
+        self.0.contains_key(&key_hash)
+    }
+
+    pub(crate) fn note(&mut self, key_hash: u64, unreadable: bool) {
+        self.0.insert(key_hash, Raw { unreadable, names: Vec::new() });
+    }
+
+    /// Puts all of them into a copy of their directory.
+    pub(crate) fn take(mut self, from: &dyn Dir, replica: &mut Replica<'_>) -> Result<()> {
+        list(from, &mut |name| {
+            if let Some(parsed) = SegmentName::parse(name) {
+                if let Some(raw) = self.0.get_mut(&parsed.key_hash) {
+                    raw.names.push((parsed.sequence, name.to_owned()));
+                }
+            }
+        })?;
+        for (key_hash, raw) in self.0 {
+            for (sequence, name) in raw.names {
+                replica.take_raw(from, SegmentId { key_hash, sequence }, &name, raw.unreadable)?;
+            }
         }
         Ok(())
     }
@@ -417,7 +436,7 @@ fn is_empty(dir: &dyn Dir) -> Result<bool> {
     Ok(empty)
 }
 
-pub(crate) fn list(dir: &dyn Dir, each: &mut dyn FnMut(&str)) -> Result<()> {
+fn list(dir: &dyn Dir, each: &mut dyn FnMut(&str)) -> Result<()> {
     dir.list(&mut |name| name.to_str().into_iter().for_each(&mut *each))
         .map_err(|source| WalError::io(dir.path(), "list the directory", source))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::entry::Key;
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::retention::ClockTrouble;
 
@@ -115,6 +116,61 @@ pub struct SnapshotReport {
     pub damaged: Vec<Finding>,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The directory had been shut down, and was not opened since.
+    pub clean: bool,
+    /// Segment files.
+    pub segments: u64,
+    /// The keys, in the order of their hashes, as far as their files could be read.
+    pub keys: Vec<VerifiedKey>,
+    /// Entries that can be read, of all keys.
+    pub entries: u64,
+    /// Bytes of valid segments.
+    pub bytes: u64,
+    /// Unfinished writes at the ends of segments: nobody was promised these bytes. At most 1,000.
+    pub torn: Vec<Finding>,
+    /// Damage to bytes that had been durable, of keys and of the directory as a whole; at most 1,000.
+    pub damaged: Vec<Finding>,
+    /// Files with a segment's name that are not used, and why; at most 1,000.
+    pub ignored: Vec<Finding>,
+    /// Files that are none of ours.
+    pub foreign_files: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifiedKey {
+    /// The key.
+    pub key: Key,
+    /// Segments that could be read.
+    pub segments: u64,
+    /// Entries that can be read.
+    pub entries: u64,
+    /// Valid bytes in them, headers included.
+    pub bytes: u64,
+    /// Index of the oldest entry.
+    pub first_index: u64,
+    /// Index behind the newest entry.
+    pub next_index: u64,
+    /// How many of the report's findings of damage are of this key.
+    pub damaged: u64,
+}
+
+impl VerifiedKey {
+    pub(crate) fn of(key: &[u8]) -> Self {
+        let key = Key::from(key.to_vec());
+        Self { key, segments: 0, entries: 0, bytes: 0, first_index: 0, next_index: 0, damaged: 0 }
+    }
 }
 
 /// Counted since the directory was opened; see [`stats`](crate::Wal::stats).

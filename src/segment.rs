@@ -8,6 +8,7 @@
     clippy::as_conversions
 )]
 
+mod check;
 mod content;
 
 use std::io::{self, IoSlice};

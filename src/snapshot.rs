@@ -4,41 +4,28 @@
 //! linked; of the one that was the newest, what comes before the cut is copied. Meanwhile nothing is
 //! dropped: who wants to waits.
 
-use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::cuts::{End, Ends};
 use crate::error::{Result, WalError};
-use crate::format::{SegmentId, SegmentName};
 use crate::fs::Dir;
 use crate::primitives::atomic::Ordering;
-use crate::replica::{Ending, Part, Replica, Target, list, mark};
+use crate::replica::{Ending, Part, RawFiles, Replica, Target, mark};
 use crate::report::SnapshotReport;
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 use crate::streams::Streams;
-
-/// Files that are copied as they are.
-#[derive(Default)]
-struct Files {
-    /// The stream cannot be read; else they are what a removed key has left.
-    unreadable: bool,
-    names: Vec<(u32, String)>,
-}
-
-/// By key hash.
-type Raw = HashMap<u64, Files>;
 
 pub(crate) fn snapshot(store: &Store, streams: &Streams, dir: &dyn Dir) -> Result<SnapshotReport> {
     let started = Instant::now();
     let _nothing_is_dropped = store.discards.write().unwrap_or_else(PoisonError::into_inner);
     store.check_open()?;
     let mut replica = Replica::begin(dir, store.directory_id, Target::EmptyOrEarlier)?;
-    let mut raw = Raw::new();
+    let mut raw = RawFiles::default();
     let ends = cut(store, streams, &mut raw)?;
-    for stream in streams.all() {
-        if raw.contains_key(&stream.hash) {
+    for stream in streams.in_order() {
+        if raw.has(stream.hash) {
             continue;
         }
         if let Some(Some(end)) = ends.get(&stream.hash) {
@@ -46,19 +33,7 @@ pub(crate) fn snapshot(store: &Store, streams: &Streams, dir: &dyn Dir) -> Resul
             replica.report.keys = replica.report.keys.saturating_add(1);
         }
     }
-    list(&*store.dir, &mut |name| {
-        if let Some(parsed) = SegmentName::parse(name) {
-            if let Some(files) = raw.get_mut(&parsed.key_hash) {
-                files.names.push((parsed.sequence, name.to_owned()));
-            }
-        }
-    })?;
-    for (key_hash, files) in raw {
-        for (sequence, name) in files.names {
-            let id = SegmentId { key_hash, sequence };
-            replica.take_raw(&*store.dir, id, &name, files.unreadable)?;
-        }
-    }
+    raw.take(&*store.dir, &mut replica)?;
     let mut meta = store.meta().state().clone();
     meta.interrupted = store.interrupted.load(Ordering::Relaxed);
     // Where files are missing by which a key is found, opening has to look at all of them.
@@ -69,37 +44,33 @@ pub(crate) fn snapshot(store: &Store, streams: &Streams, dir: &dyn Dir) -> Resul
 }
 
 /// Where all streams end. Those that cannot be read, and what removed keys have left, are noted apart.
-fn cut(store: &Store, streams: &Streams, raw: &mut Raw) -> Result<Ends> {
+fn cut(store: &Store, streams: &Streams, raw: &mut RawFiles) -> Result<Ends> {
     // Before the flag is raised, so that it is not up for long.
-    for stream in streams.all() {
+    for stream in streams.in_order() {
         readable(store, &stream, raw)?;
     }
     let cutting = store.cuts.begin();
-    for stream in streams.all() {
+    for stream in streams.in_order() {
         if !readable(store, &stream, raw)? {
             continue;
         }
         let writer = stream.writer();
         match writer.phase {
             Phase::Stuck => return Err(stream.stuck(store, &writer)),
-            Phase::Damaged => note(raw, &stream, true),
-            Phase::Empty if writer.has_tombstone() => note(raw, &stream, false),
+            Phase::Damaged => raw.note(stream.hash, true),
+            Phase::Empty if writer.has_tombstone() => raw.note(stream.hash, false),
             _ => stream.note_end(store, &writer, cutting.cut),
         }
     }
     Ok(cutting.finish())
 }
 
-fn note(raw: &mut Raw, stream: &Stream, unreadable: bool) {
-    raw.insert(stream.hash, Files { unreadable, names: Vec::new() });
-}
-
 /// Whether the stream can be loaded.
-fn readable(store: &Store, stream: &Stream, raw: &mut Raw) -> Result<bool> {
+fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> {
     match stream.ensure_loaded(store) {
         Ok(()) => Ok(true),
         Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
-            note(raw, stream, true);
+            raw.note(stream.hash, true);
             Ok(false)
         }
         Err(error) => Err(error),

@@ -29,6 +29,8 @@ const LAYERS: &[&str] = &[
     "entries",
     "replica",
     "snapshot",
+    "verify",
+    "restore",
     "wal",
     "lib",
 ];
