@@ -99,6 +99,11 @@ fn a_newest_segment_without_a_header_is_passed_over() {
     assert!(matches!(wal.append_entry("k", None, "no", true), Err(WalError::Corrupted { .. })));
     let given_up = wal.accept_loss("k").unwrap().unwrap();
     assert!(given_up.path.ends_with(SECOND), "{given_up:?}");
+    // It survives power loss: nobody is asked again.
+    let cut = SimDir::from_image(&sim.durable_image(), 3);
+    let after = Wal::open_in(Arc::new(cut), small()).unwrap();
+    assert_eq!(after.append_entry("k", None, "after", true).unwrap().sequence_number, 4);
+    drop(after);
     let new = wal.append_entry("k", None, "new", true).unwrap();
     assert_eq!(new.sequence_number, 3);
     wal.shutdown().unwrap();

@@ -415,9 +415,13 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     assert_eq!(rows(&run(home, &["export", "log"]).gave(DAMAGE)).len(), 28);
     let verified = run(home, &["verify", "log", "--json"]).json(DAMAGE);
     assert_eq!(verified["entries"], json!(28));
-    let damaged: Vec<&Value> =
-        verified["damage"].as_array().unwrap().iter().map(|damage| &damage["key"]).collect();
-    assert_eq!(damaged, [&json!("end"), &json!("middle")]);
+    let damaged = verified["damaged_keys"].as_array().unwrap().iter();
+    let mut damaged: Vec<&str> = damaged.map(|key| key["key"].as_str().unwrap()).collect();
+    damaged.sort_unstable();
+    assert_eq!(damaged, ["end", "middle"]);
+    let said = run(home, &["verify", "log"]).gave(DAMAGE);
+    assert!(said.contains("\ndamaged: key end: 9 entries can be read\n"), "{said}");
+    assert!(said.ends_with("log: 28 entries in 3 keys can be read; 2 damaged places\n"), "{said}");
     assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE)).len(), 3);
     run(home, &["stats", "log"]).gave(DAMAGE);
 
@@ -559,6 +563,18 @@ fn a_snapshot_is_a_log_and_is_brought_up_to_date() {
         run(home, &["snapshot", "log", "copy"]).gave(OK).starts_with("copy: 3 entries in 2 keys")
     );
     assert_eq!(run(home, &["export", "copy"]).gave(OK), run(home, &["export", "log"]).gave(OK));
+
+    // Restored as a whole, or as it was before the second append.
+    run(home, &["restore", "copy", "whole"]).gave(OK);
+    assert_eq!(run(home, &["export", "whole"]).gave(OK), run(home, &["export", "log"]).gave(OK));
+    let first = run(home, &["get", "log", "k", "0", "--json"]).json(OK);
+    let until = first["time"].as_str().unwrap();
+    let report = run(home, &["restore", "copy", "back", "--until", until, "--json"]).json(OK);
+    assert_eq!((&report["keys"], &report["entries"]), (&json!(1), &json!(1)));
+    assert_eq!(run(home, &["cat", "back", "k"]).gave(OK), "one\n");
+    assert!(run(home, &["restore", "copy", "back"]).said(ERROR).contains("neither empty nor"));
+    run(home, &["restore", "missing", "new"]).said(ERROR);
+    assert!(!home.join("new").exists());
 
     fs::create_dir(home.join("other")).unwrap();
     fs::write(home.join("other/mine"), "mine").unwrap();

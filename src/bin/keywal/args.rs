@@ -19,7 +19,7 @@ Exit codes: 0 done; 1 an error; 2 wrong usage; 3 damage was found, in the log or
 imported, and everything else was done; 4 the directory is in use by another program. A reader that goes \
 away (`keywal cat .. | head`) is no error.
 
-ls, cat, get, tail, stats, verify and export change nothing, and read beside a program that writes to the log. \
+ls, cat, get, tail, stats, verify, export and restore change nothing in a log, and read it beside a program that writes to it. \
 The others need the log for themselves; after a crash they recover it first.";
 
 /// Look into keywal directories, check and repair them, move entries in and out.
@@ -38,6 +38,7 @@ pub enum Command {
     Tail(Tail),
     Append(Append),
     Snapshot(Snapshot),
+    Restore(Restore),
     Stats(Stats),
     Verify(Verify),
     Repair(Repair),
@@ -165,6 +166,23 @@ pub struct Snapshot {
     pub dir: PathBuf,
     /// The directory of the copy; made if it is missing
     pub to: PathBuf,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Copy a snapshot, or any log, to a new directory: all of it, or as it was at a moment.
+///
+/// What can be read of a damaged log is copied. The original is only read, and may be in use.
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The directory of the snapshot
+    pub from: PathBuf,
+    /// The new directory; made if it is missing
+    pub dir: PathBuf,
+    /// Of each key only what had been appended at this time: RFC 3339, a date, or a time before now such as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub until: Option<u64>,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,

@@ -1,17 +1,16 @@
 //! `stats` and `verify`: what a directory holds, and whether all of it can be read.
 
 use std::io::Write;
-use std::path::Path;
 
-use keywal::{Finding, WalError, WalReader};
+use keywal::{Finding, VerifyReport, WalError, WalReader};
 use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, describe, say};
+use crate::failure::{Failure, Outcome, say};
 use crate::list::sorted;
 use crate::progress::Progress;
-use crate::text::{counted, show_key};
+use crate::text::{counted, show_content, show_key};
 use crate::{open, times};
 
 #[derive(Default, Serialize)]
@@ -90,100 +89,88 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
     Ok((totals, damaged))
 }
 
-#[derive(Default, Serialize)]
-struct Verified {
+/// What `verify` found, as a program reads it.
+#[derive(Serialize)]
+struct Verified<'r> {
+    clean: bool,
     keys: usize,
-    unreadable_keys: usize,
+    segments: u64,
     entries: u64,
-    content_bytes: u64,
-    damage: Vec<Damage>,
+    bytes: u64,
+    damaged_keys: Vec<DamagedKey>,
+    damaged: &'r [Finding],
+    unfinished_writes: &'r [Finding],
+    ignored_files: &'r [Finding],
+    foreign_files: u64,
 }
 
-/// A span that cannot be read.
 #[derive(Serialize)]
-struct Damage {
+struct DamagedKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
-    what: String,
+    /// How many of the findings are of this key.
+    findings: u64,
+    /// Entries that can be read all the same.
+    entries: u64,
 }
 
 pub fn verify(args: &Verify, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let verified = read_everything(&open::read(&args.dir)?)?;
-    let damaged = verified.unreadable_keys > 0 || !verified.damage.is_empty();
+    open::check_exists(&args.dir)?;
+    let report = {
+        let _progress = Progress::waiting("reading everything");
+        keywal::verify(&args.dir)?
+    };
     if args.json {
-        print_json(out, &verified)?;
+        print_json(out, &Verified::of(&report))?;
     } else {
-        print(&args.dir, &verified, out)?;
+        print(args, &report, out)?;
     }
-    Ok(Outcome::of(damaged))
+    Ok(Outcome::of(!report.damaged.is_empty()))
 }
 
-fn read_everything(log: &WalReader) -> Result<Verified, Failure> {
-    let (keys, unreadable_keys) = sorted(log.enumerate_keys()?);
-    let mut verified = Verified { keys: keys.len(), unreadable_keys, ..Verified::default() };
-    verified.damage.extend(log.report().damaged.iter().map(Damage::of_the_directory));
-    let progress = Progress::new("keys", keys.len() as u64);
-    for key in keys {
-        let mut entries = match log.entries(&key) {
-            Ok(entries) => entries,
-            Err(error) => {
-                verified.note(&key, error)?;
-                continue;
-            }
-        };
-        loop {
-            match entries.next_slice() {
-                None => break,
-                Some(Ok(entry)) => {
-                    verified.entries += 1;
-                    verified.content_bytes += entry.content.len() as u64;
-                }
-                Some(Err(error)) => verified.note(&key, error)?,
-            }
+impl<'r> Verified<'r> {
+    fn of(report: &'r VerifyReport) -> Self {
+        let damaged_keys = report.keys.iter().filter(|key| key.damaged > 0).map(|facts| {
+            let (key, key_base64) = text_or_base64(Some(&facts.key));
+            DamagedKey { key, key_base64, findings: facts.damaged, entries: facts.entries }
+        });
+        Self {
+            clean: report.clean,
+            keys: report.keys.len(),
+            segments: report.segments,
+            entries: report.entries,
+            bytes: report.bytes,
+            damaged_keys: damaged_keys.collect(),
+            damaged: &report.damaged,
+            unfinished_writes: &report.torn,
+            ignored_files: &report.ignored,
+            foreign_files: report.foreign_files,
         }
-        progress.step(1);
-    }
-    Ok(verified)
-}
-
-impl Damage {
-    fn of_the_directory(finding: &Finding) -> Self {
-        let what = format!("{}: {}", finding.path.display(), finding.what);
-        Self { key: None, key_base64: None, what }
     }
 }
 
-impl Verified {
-    fn note(&mut self, key: &[u8], error: WalError) -> Result<(), Failure> {
-        if !matches!(error, WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) {
-            return Err(error.into());
+fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<(), Failure> {
+    for (kind, findings) in
+        [("unfinished", &report.torn), ("ignored", &report.ignored), ("damaged", &report.damaged)]
+    {
+        for Finding { path, offset, bytes, what } in findings {
+            let path = show_content(path.to_string_lossy().as_bytes());
+            writeln!(out, "{kind}: {path}: from offset {offset}, {bytes} bytes: {what}")?;
         }
-        let (key, key_base64) = text_or_base64(Some(key));
-        self.damage.push(Damage { key, key_base64, what: describe(&error) });
-        Ok(())
     }
-}
-
-fn print(dir: &Path, verified: &Verified, out: &mut dyn Write) -> Result<(), Failure> {
-    for damage in &verified.damage {
-        if let Some(key) = damage.key.as_ref().or(damage.key_base64.as_ref()) {
-            write!(out, "{}: ", show_key(key.as_bytes()))?;
-        }
-        writeln!(out, "{}", damage.what)?;
+    for key in report.keys.iter().filter(|key| key.damaged > 0) {
+        let left = counted(key.entries, "entry can be read", "entries can be read");
+        writeln!(out, "damaged: key {}: {left}", show_key(&key.key))?;
     }
-    let spans = verified.damage.len() as u64;
-    writeln!(
-        out,
-        "{}: {} in {} can be read; {}",
-        dir.display(),
-        counted(verified.entries, "entry", "entries"),
-        counted(verified.keys as u64, "key", "keys"),
-        match spans + verified.unreadable_keys as u64 {
-            0 => "no damage".to_owned(),
-            n => counted(n, "damage", "damages"),
-        }
-    )?;
+    let damaged = match report.damaged.len() as u64 {
+        0 => "no damage".to_owned(),
+        n => counted(n, "damaged place", "damaged places"),
+    };
+    let dir = args.dir.display();
+    let entries = counted(report.entries, "entry", "entries");
+    let keys = counted(report.keys.len() as u64, "key", "keys");
+    writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
     Ok(())
 }

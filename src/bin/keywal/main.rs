@@ -5,6 +5,7 @@
 
 mod append;
 mod args;
+mod backup;
 mod check;
 mod drops;
 mod entry;
@@ -18,7 +19,6 @@ mod open;
 mod progress;
 mod read;
 mod repair;
-mod snapshot;
 mod text;
 mod times;
 
@@ -53,7 +53,8 @@ fn run(command: Command, out: &mut dyn Write) -> Result<Outcome, Failure> {
         Command::Get(args) => read::get(&args, out),
         Command::Tail(args) => read::tail(&args, out),
         Command::Append(args) => append::run(&args, out),
-        Command::Snapshot(args) => snapshot::run(&args, out),
+        Command::Snapshot(args) => backup::snapshot(&args, out),
+        Command::Restore(args) => backup::restore(&args, out),
         Command::Stats(args) => check::stats(&args, out),
         Command::Verify(args) => check::verify(&args, out),
         Command::Repair(args) => repair::run(&args, out),
