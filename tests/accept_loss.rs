@@ -80,37 +80,41 @@ fn a_key_with_a_damaged_end_goes_on_behind_what_can_be_read() {
     }
 }
 
-/// The newest of several segments has lost its header: nothing in it can be told to be an entry.
+/// Of the newest of several segments nothing can be told to be an entry: it lost its header, or another file
+/// came over it.
 #[test]
-fn a_newest_segment_without_a_header_is_passed_over() {
-    let sim = SimDir::new(1);
+fn a_newest_segment_that_is_none_is_passed_over() {
     let small = || options().max_segment_bytes(4_096).max_entry_bytes(4_000);
-    let wal = Wal::open_in(Arc::new(sim.clone()), small()).unwrap();
-    wal.append_entry("k", None, [1; 3_000], true).unwrap();
-    let lost = wal.append_entry("k", None, [2; 3_000], true).unwrap();
-    wal.shutdown().unwrap();
-    let mut image = sim.image();
-    let mut bytes = image.get(SECOND).unwrap().to_vec();
-    bytes[..1_024].fill(0xAA);
-    image.set(SECOND, bytes);
+    let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), small()).unwrap();
+    for headless in [true, false] {
+        let sim = SimDir::new(1);
+        let wal = open(&sim);
+        wal.append_entry("k", None, [1; 3_000], true).unwrap();
+        let lost = wal.append_entry("k", None, [2; 3_000], true).unwrap();
+        wal.shutdown().unwrap();
+        let mut image = sim.image();
+        let name = if headless { SECOND } else { SEGMENT };
+        let mut bytes = image.get(name).unwrap().to_vec();
+        bytes[..if headless { 1_024 } else { 0 }].fill(0xAA);
+        image.set(SECOND, bytes);
 
-    let sim = SimDir::from_image(&image, 2);
-    let wal = Wal::open_in(Arc::new(sim.clone()), small()).unwrap();
-    assert!(matches!(wal.append_entry("k", None, "no", true), Err(WalError::Corrupted { .. })));
-    let given_up = wal.accept_loss("k").unwrap().unwrap();
-    assert!(given_up.path.ends_with(SECOND), "{given_up:?}");
-    // It survives power loss: nobody is asked again.
-    let cut = SimDir::from_image(&sim.durable_image(), 3);
-    let after = Wal::open_in(Arc::new(cut), small()).unwrap();
-    assert_eq!(after.append_entry("k", None, "after", true).unwrap().sequence_number, 4);
-    drop(after);
-    let new = wal.append_entry("k", None, "new", true).unwrap();
-    assert_eq!(new.sequence_number, 3);
-    wal.shutdown().unwrap();
-    let wal = Wal::open_in(Arc::new(sim.clone()), small()).unwrap();
-    assert_eq!(contents(&wal, "k"), [Bytes::from(vec![1; 3_000]), Bytes::from("new")]);
-    assert!(wal.read_entry_at(lost).is_err());
-    assert_eq!(sim.image().get(SECOND), image.get(SECOND));
+        let sim = SimDir::from_image(&image, 2);
+        let wal = open(&sim);
+        assert!(matches!(wal.append_entry("k", None, "no", true), Err(WalError::Corrupted { .. })));
+        let given_up = wal.accept_loss("k").unwrap().unwrap();
+        assert!(given_up.path.ends_with(SECOND), "{given_up:?}");
+        // It survives power loss: nobody is asked again.
+        let after = open(&SimDir::from_image(&sim.durable_image(), 3));
+        after.append_entry("k", None, "after", true).unwrap();
+        drop(after);
+        let new = wal.append_entry("k", None, "new", true).unwrap();
+        assert_eq!(new.sequence_number, 3);
+        wal.shutdown().unwrap();
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, "k"), [Bytes::from(vec![1; 3_000]), Bytes::from("new")]);
+        assert!(wal.read_entry_at(lost).is_err());
+        assert_eq!(sim.image().get(SECOND), image.get(SECOND));
+    }
 }
 
 #[test]
