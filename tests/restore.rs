@@ -217,8 +217,8 @@ fn simulated() -> (SimDir, Contents) {
     let sim = SimDir::new(7);
     let (options, clock) = options(4096);
     let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
-    for (key, bytes) in [("a", 3000_u64), ("a", 3000), ("b", 10)] {
-        wal.append_entry(key, None, content(bytes, bytes as usize), true).unwrap();
+    for (key, bytes) in [("a", 3000), ("a", 3000), ("b", 10)] {
+        wal.append_entry(key, None, content(1, bytes), true).unwrap();
         clock.advance(Duration::from_secs(1));
     }
     let mut contents = all(&wal);
