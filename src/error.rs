@@ -96,17 +96,19 @@ pub enum WalError {
         path: PathBuf,
     },
 
-    /// The directory is a snapshot, or was restored from one, and that was cut off: entries are missing.
-    /// Take the snapshot again into the same directory, which completes it; or remove it.
+    /// The directory is a snapshot, or was restored from one, and that was cut off: entries are missing. A
+    /// snapshot is completed by taking it again into the same directory; what [`restore`](crate::restore) left
+    /// is to be removed.
     #[error("{}: a snapshot or restore that was not finished", .path.display())]
     Incomplete {
         /// The directory.
         path: PathBuf,
     },
 
-    /// The target of a snapshot or restore holds something else: files of somebody's, another log, or a
-    /// snapshot that has been opened for writing since. Nothing was touched; give another directory.
-    #[error("{}: the target is neither empty nor an earlier, unopened snapshot of this log", .path.display())]
+    /// The target of a snapshot or restore is not empty: it holds files of somebody's, another log, or a
+    /// snapshot that has been opened for writing since. (Only a snapshot may go to where an earlier one of the
+    /// same log is.) Nothing was touched; give another directory.
+    #[error("{}: the directory is not empty, and holds no earlier snapshot of this log", .path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,

@@ -80,7 +80,7 @@ fn write(
 /// Looks at all keys once. `bounds`: what is sure to be there, and what may be, asked before and after.
 fn look(reader: &WalReader, at: usize, least: u64, most: &dyn Fn() -> u64) -> u64 {
     let key = format!("key {at}");
-    let mut last = None;
+    let mut newest = None;
     let mut missed = false;
     for entry in reader.entries(&key).unwrap() {
         let entry = match entry {
@@ -91,7 +91,7 @@ fn look(reader: &WalReader, at: usize, least: u64, most: &dyn Fn() -> u64) -> u6
             }
             entry => entry.unwrap_or_else(|error| panic!("{key}: {error}: {error:?}")),
         };
-        if let Some((index, _)) = last {
+        if let Some((index, _)) = newest {
             assert!(entry.index == index + 1 || missed, "{key}: {index} then {}", entry.index);
         }
         missed = false;
@@ -100,9 +100,9 @@ fn look(reader: &WalReader, at: usize, least: u64, most: &dyn Fn() -> u64) -> u6
         let [index, start, end] = [0; 3].map(|_: i32| words.next().unwrap());
         assert_eq!(entry.content, payload(index, start, end), "{key}");
         assert_eq!(entry.index, index, "{key}");
-        last = Some((index, end));
+        newest = Some((index, end));
     }
-    if let Some((index, end)) = last {
+    if let Some((index, end)) = newest {
         assert_eq!(index + 1, end, "{key}: a part of a batch");
     }
     let next = match reader.next_index(&key) {
@@ -138,7 +138,7 @@ fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
         let mut random = Random(seed ^ 1);
         let mut before = [0; KEYS];
         loop {
-            let last = done.load(Ordering::SeqCst);
+            let over = done.load(Ordering::SeqCst);
             let least: Vec<u64> =
                 said.iter().map(|said| said.acknowledged.load(Ordering::SeqCst)).collect();
             if random.next() % 4 == 0 {
@@ -147,7 +147,7 @@ fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
                 reader.refresh().unwrap();
             }
             for (at, before) in before.iter_mut().enumerate() {
-                if !last && random.next() % 4 == 0 {
+                if !over && random.next() % 4 == 0 {
                     continue;
                 }
                 let most = || said[at].begun.load(Ordering::SeqCst);
@@ -155,7 +155,7 @@ fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
                 *before = next;
                 looks += 1;
             }
-            if last {
+            if over {
                 break;
             }
         }
@@ -312,7 +312,7 @@ fn a_power_cut_looks_to_a_reader_as_to_recovery() {
         let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
         for index in 0..30_u64 {
             let key = format!("key {}", index % 2);
-            let batch = (0..1 + index % 2).map(|at| (None, content(index + at, 150)));
+            let batch = (0..=index % 2).map(|at| (None, content(index + at, 150)));
             wal.append_batch(&key, batch, index % 5 == 0).unwrap();
             clock.advance(Duration::from_secs(8_000));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{COLLIDING, EPOCH_MS, content, header};
 use keywal::fs::Dir;
-use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
 use keywal::{Entry, Key, ManualClock, Wal, WalError, WalOptions};
 use keywal::{restore, restore_in, verify, verify_in};
 
@@ -211,14 +211,41 @@ fn verify_finds_damage_wherever_it_is() {
     assert!(!home.path().join("LOCK").exists());
 }
 
+#[test]
+fn verify_finds_damage_in_a_journal_that_was_not_replayed() {
+    let sim = SimDir::new(3);
+    let (options, _) = options(4096);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    for serial in 0..5_u64 {
+        wal.append_entry("key", None, content(serial, 100), true).unwrap();
+    }
+    let image = sim.image();
+    let found = |image: &Image| verify_in(Arc::new(SimDir::from_image(image, 1))).unwrap();
+    assert_eq!((found(&image).entries, found(&image).damaged.len()), (5, 0));
+    let mut missing = image.clone();
+    missing.remove("JOURNAL");
+    assert_eq!((found(&missing).entries, found(&missing).damaged.len()), (0, 1));
+    let mut damaged = image.clone();
+    let mut journal = image.get("JOURNAL").unwrap().to_vec();
+    let second = (8..journal.len()).step_by(8).filter(|at| journal[*at..].starts_with(b"KWJR"));
+    // The creation, then one record for each entry.
+    let at = second.clone().nth(1).unwrap() + 100;
+    journal[at] ^= 1;
+    damaged.set("JOURNAL", journal);
+    let report = found(&damaged);
+    assert!(!report.damaged.is_empty() && report.entries == 1, "{report:?}");
+    let wal = Wal::open_in(Arc::new(SimDir::from_image(&damaged, 1)), options).unwrap();
+    assert_eq!(wal.recovery_report().damaged.first(), report.damaged.first());
+}
+
 // ---- on the simulated disk ----
 
 fn simulated() -> (SimDir, Contents) {
     let sim = SimDir::new(7);
     let (options, clock) = options(4096);
     let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
-    for (key, bytes) in [("a", 3000_u64), ("a", 3000), ("b", 10)] {
-        wal.append_entry(key, None, content(bytes, bytes as usize), true).unwrap();
+    for (key, bytes) in [("a", 3000), ("a", 3000), ("b", 10)] {
+        wal.append_entry(key, None, content(1, bytes), true).unwrap();
         clock.advance(Duration::from_secs(1));
     }
     let mut contents = all(&wal);

@@ -19,6 +19,8 @@ use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
 use crate::segment::{Access, OpenError, Overlay, Segment};
 
+const JOURNAL_LOST: &str = "the journal is missing or cut off, and what only it had is lost";
+
 /// What replaying did. It survives power loss.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
@@ -55,7 +57,7 @@ pub(super) fn replay(
     let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Write).map_err(error)?
     else {
         if meta.journal_bytes > 0 {
-            let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
+            let what = JOURNAL_LOST.to_owned();
             RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
         }
         return Ok(Replayed::default());
@@ -88,44 +90,75 @@ pub(super) fn replay(
 /// How often a journal that somebody writes to is looked at until one look is as good as a moment.
 const MAX_LOOKS: usize = 4;
 
-/// What the journal has of each segment, copied; it may be written to meanwhile. Whatever was in it when this
-/// was called is in the copy, or has been moved to its segment by the time this returns.
-pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<HashMap<SegmentId, Overlay>> {
+/// What a look at a journal that somebody may be writing to has found.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    pub(super) overlays: HashMap<SegmentId, Overlay>,
+    pub(super) damaged: Vec<Finding>,
+}
+
+/// What the journal has of each segment, copied. Whatever was in it when this was called is in the copy, or
+/// has been moved to its segment by the time this returns.
+pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
-    let mut found: HashMap<SegmentId, Overlay> = HashMap::default();
+    let mut copied = Copied::default();
     let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Read).map_err(error)?
     else {
-        return Ok(found);
+        let what = JOURNAL_LOST.to_owned();
+        copied.damaged.push(Finding { path, offset: 0, bytes: 0, what });
+        return Ok(copied);
     };
     let mut survey = journal.survey(meta.epoch).map_err(error)?;
-    let mut records = Vec::new();
+    let mut in_order = None;
     for _ in 0..MAX_LOOKS {
-        records = journal.records(&survey, &mut |_, _, _, _| {}).map_err(error)?;
+        let mut damaged = Vec::new();
+        let records = journal.records(&survey, &mut |damage, at: u64, bytes, what: &str| {
+            if damage {
+                let offset = at & journal.capacity.saturating_sub(1);
+                let what = what.to_owned();
+                RecoveryReport::note(
+                    &mut damaged,
+                    Finding { path: path.clone(), offset, bytes, what },
+                );
+            }
+        });
+        let records = records.map_err(error)?;
         let end = records.last().map_or(survey.tail, RecordHeader::next);
-        if survey.positions.last().is_none_or(|last| *last < end) {
+        let whole = survey.positions.last().is_none_or(|last| *last < end);
+        // What has been written over meanwhile looks like damage, or like the end.
+        let sure = whole && damaged.is_empty() || {
+            let again = journal.survey(meta.epoch).map_err(error)?;
+            let same = again.positions == survey.positions;
+            survey = again;
+            same
+        };
+        if sure {
+            copied.damaged = damaged;
+            in_order = Some(records);
             break;
         }
-        // Some of it was written over; or a power cut has left a gap, and then this is all there is.
-        let again = journal.survey(meta.epoch).map_err(error)?;
-        if again.positions == survey.positions {
-            break;
-        }
-        survey = again;
-        records.clear();
     }
-    if records.is_empty() {
-        for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
-            records.extend(journal.record(&survey, *position).map_err(error)?);
+    let records = match in_order {
+        Some(records) => records,
+        // It changes too fast. Each record that is whole is what its segment has, or will have.
+        None => {
+            let mut records = Vec::new();
+            for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
+                records.extend(journal.record(&survey, *position).map_err(error)?);
+            }
+            records
         }
-    }
+    };
     for header in records.iter().filter(|header| header.record.body == Body::Frames) {
         let body = journal.body(header).map_err(error)?;
+        // If it has been written over by now, the segment has it.
         if header.record.check(&body) {
-            found.entry(header.record.segment).or_default().insert(header.record.offset, body);
+            let overlay = copied.overlays.entry(header.record.segment).or_default();
+            overlay.insert(header.record.offset, body);
         }
     }
-    Ok(found)
+    Ok(copied)
 }
 
 /// The records of each segment, and the newest dropped segment of each key.

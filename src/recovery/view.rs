@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 
+use super::replay::Copied;
 use super::{FACTS_LOST, FILES_CHANGED, Listing, replay, usual_directory_id};
 use crate::error::{Result, WalError};
 use crate::format::{Meta, SegmentId};
@@ -52,18 +53,18 @@ pub(crate) fn view(
 ) -> Result<View> {
     let mut report = RecoveryReport::default();
     let mut looks = 0;
-    let (before, listing, overlays) = loop {
+    let (before, listing, copied) = loop {
         let before = facts(&*dir)?;
         let listing = Listing::read(&*dir)?;
-        let overlays = match &before {
+        let copied = match &before {
             Some((meta, _)) if !meta.clean && meta.journal_bytes > 0 => {
                 replay::copy_out(&*dir, meta)?
             }
-            _ => HashMap::default(),
+            _ => Copied::default(),
         };
         looks = usize::saturating_add(looks, 1);
         if looks == MAX_LOOKS || facts(&*dir)? == before {
-            break (before, listing, overlays);
+            break (before, listing, copied);
         }
     };
     let (meta, past) = match before {
@@ -89,7 +90,9 @@ pub(crate) fn view(
     report.segments = listing.segments;
     report.foreign_files = listing.foreign;
     let mut store = Store::new(dir, options, past, MetaFile::read_only(meta), None);
-    let journal = overlays.into_iter().map(|(id, overlay)| (id, Arc::<Overlay>::new(overlay)));
+    copied.damaged.into_iter().for_each(|damage| RecoveryReport::note(&mut report.damaged, damage));
+    let journal =
+        copied.overlays.into_iter().map(|(id, overlay)| (id, Arc::<Overlay>::new(overlay)));
     store.reading = Some(Reading { journal: journal.collect(), tails });
     let streams = listing.into_streams(&store, &mut report)?;
     Ok(View { store, streams, report })
