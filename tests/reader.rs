@@ -146,6 +146,7 @@ fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
             } else {
                 reader.refresh().unwrap();
             }
+            assert_eq!(reader.report().damaged, []);
             for (at, before) in before.iter_mut().enumerate() {
                 if !over && random.next() % 4 == 0 {
                     continue;
