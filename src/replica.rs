@@ -94,6 +94,11 @@ pub(crate) struct Replica<'a> {
 impl<'a> Replica<'a> {
     /// Locks the directory, refuses what must not be touched, and says that it is incomplete.
     pub(crate) fn begin(dir: &'a dyn Dir, directory_id: u64, target: Target) -> Result<Self> {
+        // Before the lock's file is made in somebody's directory.
+        let facts = dir.open(META_NAME, OpenMode::Read);
+        if facts.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !is_empty(dir)? {
+            return Err(WalError::NotEmpty { path: dir.path().to_owned() });
+        }
         let lock = dir.lock().map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => WalError::Locked { path: dir.path().to_owned() },
             _ => WalError::io(&dir.path().join(LOCK_NAME), "lock the directory", source),

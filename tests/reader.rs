@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{EPOCH_MS, Random, content};
-use keywal::fs::sim::{CrashBudget, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{ManualClock, Wal, WalError, WalOptions, WalReader};
 
 mod common;
@@ -146,6 +146,7 @@ fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
             } else {
                 reader.refresh().unwrap();
             }
+            assert_eq!(reader.report().damaged, []);
             for (at, before) in before.iter_mut().enumerate() {
                 if !over && random.next() % 4 == 0 {
                     continue;
@@ -349,4 +350,53 @@ fn a_power_cut_looks_to_a_reader_as_to_recovery() {
     }
     println!("{states} states");
     assert!(states > 500);
+}
+
+/// A call that fails is an error of reading, and neither damage nor the end of the log.
+#[test]
+fn failing_calls_are_no_damage() {
+    let mut failed = 0;
+    for journal in [0, 4096] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(journal)).unwrap();
+        for index in 0..30_u64 {
+            wal.append_entry("key", None, content(index, 300), false).unwrap();
+        }
+        let read = || -> Result<usize, WalError> {
+            let mut reader = WalReader::open_in(Arc::new(sim.clone()), options(0))?;
+            let mut entries = 0;
+            for entry in reader.entries("key")? {
+                entry?;
+                entries += 1;
+            }
+            reader.refresh()?;
+            assert_eq!(reader.report().damaged, []);
+            reader.get("key", 7)?.unwrap();
+            assert_eq!(reader.next_index("key")?, 30);
+            Ok(entries)
+        };
+        let before = sim.calls();
+        assert_eq!(read().unwrap(), 30);
+        for nth in 0..sim.calls() - before {
+            for (kind, forever) in [
+                (FaultKind::Error(5), false),
+                (FaultKind::Error(5), true),
+                (FaultKind::Error(24), false),
+                (FaultKind::Interrupted, false),
+                (FaultKind::Short(1), false),
+                (FaultKind::Short(40), true),
+            ] {
+                let call = CallKind::Any;
+                sim.inject(Fault { call, nth, kind, forever, name_contains: None });
+                let result = read();
+                sim.clear_faults();
+                match result {
+                    Ok(entries) => assert_eq!(entries, 30, "journal {journal}, {nth}, {kind:?}"),
+                    Err(WalError::Io { .. }) => failed += 1,
+                    Err(error) => panic!("journal {journal}, call {nth}, {kind:?}: {error:?}"),
+                }
+            }
+        }
+    }
+    assert!(failed > 50, "{failed}");
 }

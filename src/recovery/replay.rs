@@ -139,16 +139,15 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
             break;
         }
     }
-    let records = match in_order {
-        Some(records) => records,
+    let records = if let Some(records) = in_order {
+        records
+    } else {
         // It changes too fast. Each record that is whole is what its segment has, or will have.
-        None => {
-            let mut records = Vec::new();
-            for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
-                records.extend(journal.record(&survey, *position).map_err(error)?);
-            }
-            records
+        let mut records = Vec::new();
+        for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
+            records.extend(journal.record(&survey, *position).map_err(error)?);
         }
+        records
     };
     for header in records.iter().filter(|header| header.record.body == Body::Frames) {
         let body = journal.body(header).map_err(error)?;

@@ -82,6 +82,9 @@ impl Stream {
                 // Dropped by who writes. If that was the last one listed, there is a newer one by now, or the
                 // key was removed.
                 Err(OpenError::Header(GONE)) if store.reading.is_some() => {}
+                // Somebody has opened the directory since, and this is being created.
+                Err(OpenError::Header(NO_HEADER))
+                    if store.reading.is_some() && !distrust && !store.is_still_closed()? => {}
                 // None of ours, whatever its name.
                 Err(OpenError::Header(what @ "not a regular file")) => {
                     let what = what.to_owned();
