@@ -305,7 +305,7 @@
 //!   are missing, but not which.
 //! - **NFS, FUSE, overlay** and other file systems that are not local: best effort.
 //! - Disks that lie about flushes, faults of the memory, loss of the whole directory. A log is one copy:
-//!   it is no replacement for a backup.
+//!   see [Backup](#backup).
 //! - **A journal that is cut off while it is mapped**, or whose pages the disk cannot read back: the process
 //!   dies of `SIGBUS`. Nothing is lost that the disk still has.
 //! - A forked child may read, but not write: [`Forked`](WalError::Forked).
@@ -324,6 +324,19 @@
 //!
 //! A clock that went back deletes nothing. A clock that jumped ahead while the directory was open makes
 //! `compact` refuse, and [say so](CompactionReport::refused); reopening the directory accepts the new time.
+//!
+//! # Backup
+//!
+//! [`Wal::snapshot`] copies a log that is in use to another directory, as it was at one moment; again and
+//! again into the same one, only what is new. The copy is a log like any other. Sealed segments are hard links
+//! where that can be had: then the copy protects from mistakes, but not from loss of the disk, until it
+//! is copied elsewhere. [`verify`] reads all of a directory and says what is damaged; [`restore`] makes a new
+//! directory from another one, up to a moment in time.
+//!
+//! # Another process
+//!
+//! [`WalReader`] reads a directory beside the process that writes to it, and follows it: no lock, no repair,
+//! no write. Of each key it sees a prefix, whole batches only.
 //!
 //! # What it costs
 //!
@@ -345,6 +358,8 @@
 //! | [`new`](Wal::new) after a shutdown | lists the directory |
 //! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
 //! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all |
+//! | [`snapshot`](Wal::snapshot) | for each sealed segment a link and reading it once, for each newest one a copy and an `fdatasync`; of what an earlier snapshot has already, three short reads |
+//! | [`WalReader::refresh`] | lists the directory; of each key used, reads what is new when it is used again |
 //!
 //! With a [journal](WalOptions::journal_bytes), these are different:
 //!
@@ -387,6 +402,7 @@ mod bell;
 mod cache;
 mod chains;
 mod clock;
+mod cuts;
 mod entries;
 mod entry;
 mod error;
@@ -402,17 +418,21 @@ mod observe;
 mod options;
 mod primitives;
 mod recovery;
+mod replica;
 mod report;
+mod restore;
 mod retention;
 mod ring;
 mod scan;
 mod segment;
+mod snapshot;
 mod store;
 mod stream;
 mod streams;
 mod sync;
 #[cfg(feature = "serde")]
 pub mod typed;
+mod verify;
 mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -425,10 +445,15 @@ pub use format::rewrite;
 pub use options::{Durability, WalOptions};
 pub use report::{
     CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
-    SegmentInfo, Stats,
+    SegmentInfo, SnapshotReport, Stats, VerifiedKey, VerifyReport,
 };
+pub use restore::restore;
 pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use verify::verify;
+pub use wal::{Keys, Wal, WalReader};
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use {restore::restore_in, verify::verify_in};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

@@ -92,6 +92,91 @@ pub struct CompactionReport {
     pub failures: Vec<Finding>,
 }
 
+/// What [`Wal::snapshot`](crate::Wal::snapshot) or [`restore`](crate::restore) made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// Keys in the copy.
+    pub keys: u64,
+    /// Segment files in the copy: those that follow, and files that could only be copied as they are.
+    pub segments: u64,
+    /// Segments that an earlier snapshot had already.
+    pub kept_segments: u64,
+    /// Segments that share their disk space with the original.
+    pub linked_segments: u64,
+    /// Segments that were copied.
+    pub copied_segments: u64,
+    /// Segments of an earlier snapshot that are no more, and were removed.
+    pub removed_segments: u64,
+    /// Entries in the copy.
+    pub entries: u64,
+    /// Bytes of all segment files in the copy.
+    pub bytes: u64,
+    /// Bytes that were written.
+    pub copied_bytes: u64,
+    /// Damage in the original, which the copy has, too; at most 1,000 findings. What an earlier snapshot
+    /// had already was not looked at again: see [`verify`](crate::verify).
+    pub damaged: Vec<Finding>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The directory had been shut down, and was not opened since.
+    pub clean: bool,
+    /// Segment files.
+    pub segments: u64,
+    /// The keys, in the order of their hashes, as far as their files could be read.
+    pub keys: Vec<VerifiedKey>,
+    /// Entries that can be read, of all keys.
+    pub entries: u64,
+    /// Bytes of valid segments.
+    pub bytes: u64,
+    /// Unfinished writes at the ends of segments: nobody was promised these bytes. At most 1,000.
+    pub torn: Vec<Finding>,
+    /// Damage to bytes that had been durable, of keys and of the directory as a whole; at most 1,000.
+    pub damaged: Vec<Finding>,
+    /// Files with a segment's name that are not used, and why; at most 1,000.
+    pub ignored: Vec<Finding>,
+    /// Files that are none of ours.
+    pub foreign_files: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifiedKey {
+    /// The key.
+    pub key: Key,
+    /// Segments that could be read.
+    pub segments: u64,
+    /// Entries that can be read.
+    pub entries: u64,
+    /// Valid bytes in them, headers included.
+    pub bytes: u64,
+    /// Index of the oldest entry.
+    pub first_index: u64,
+    /// Index behind the newest entry.
+    pub next_index: u64,
+    /// How many of the report's findings of damage are of this key.
+    pub damaged: u64,
+}
+
+impl VerifiedKey {
+    pub(crate) fn of(key: &[u8]) -> Self {
+        let key = Key::from(key.to_vec());
+        Self { key, segments: 0, entries: 0, bytes: 0, first_index: 0, next_index: 0, damaged: 0 }
+    }
+}
+
 /// Counted since the directory was opened; see [`stats`](crate::Wal::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

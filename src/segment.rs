@@ -8,6 +8,7 @@
     clippy::as_conversions
 )]
 
+mod check;
 mod content;
 
 use std::io::{self, IoSlice};
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::content::Content;
-pub(crate) use self::content::Pending;
+pub(crate) use self::content::{Overlay, Pending};
 
 use crate::error::{Result, WalError};
 use crate::format::{
@@ -88,6 +89,17 @@ impl From<WalError> for OpenError {
     }
 }
 
+/// How a segment is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Write,
+    /// The page cache is not believed: what it holds is written out and dropped, so that everything read
+    /// later is what the disk has.
+    Fresh,
+    /// Nothing may be changed.
+    Read,
+}
+
 /// An open segment file.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -153,29 +165,27 @@ impl Segment {
     }
 
     /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`].
-    ///
-    /// With `distrust`, the page cache is not believed: what it holds is written out and dropped, so
-    /// that everything read later is what the disk has.
     pub(crate) fn open(
         dir: &dyn Dir,
         id: SegmentId,
         label: &str,
         directory_id: u64,
-        distrust: bool,
+        access: Access,
         ring: Option<&Arc<Ring>>,
     ) -> Result<(Self, FileHeader), OpenError> {
         let name = id.file_name(label);
         let path = dir.path().join(&name);
-        let file = match dir.open(&name, OpenMode::Write) {
+        let mode = if access == Access::Read { OpenMode::Read } else { OpenMode::Write };
+        let file = match dir.open(&name, mode) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 return Err(OpenError::Header("not a regular file"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::Header("the file is gone"));
+                return Err(OpenError::Header(GONE));
             }
             result => result.map_err(|source| WalError::io(&path, "open the segment", source))?,
         };
-        if distrust {
+        if access == Access::Fresh {
             file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
             file.drop_cache().map_err(|source| {
                 WalError::io(&path, "drop the cached pages of the segment", source)
@@ -270,6 +280,12 @@ impl Segment {
     /// The segment's part of the journal, if there is a journal.
     pub(crate) fn pending(&self) -> Option<&Pending> {
         self.content.pending()
+    }
+
+    /// Lets reads find what only the journal has, as it was copied from there.
+    pub(crate) fn overlay(mut self, overlay: Option<&Arc<Overlay>>) -> Self {
+        self.content.overlay(overlay);
+        self
     }
 
     pub(crate) fn extent(&self) -> Extent {
@@ -506,6 +522,8 @@ impl Segment {
     }
 }
 
+/// Why a file is no segment, if it was there when the directory was listed.
+pub(crate) const GONE: &str = "the file is gone";
 /// Why a file is no segment, as a creation that was cut off looks.
 pub(crate) const NO_HEADER: &str = "no valid file header";
 

@@ -4,7 +4,7 @@ mod damage;
 mod upkeep;
 
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
@@ -14,17 +14,19 @@ pub(crate) use self::upkeep::Frames;
 use crate::bell::Bell;
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
+use crate::cuts::Cuts;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
-use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
-use crate::fs::{Dir, File, write_full};
+use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, key_hash, mix};
+use crate::fs::{Dir, File, OpenMode, read_full, write_full};
 use crate::observe::{self, Synced};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::primitives::{Mutex, MutexGuard};
+use crate::primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use crate::report::{Counters, Poisoned};
 use crate::ring::Ring;
-use crate::segment::Segment;
+use crate::scan::Tail;
+use crate::segment::{Access, Overlay, Segment};
 use crate::sync::{SyncError, SyncGate};
 
 use self::damage::Damage;
@@ -37,6 +39,15 @@ pub(crate) enum Past {
     /// Unsynced writes may be missing, in any combination. It makes no difference whether the machine or
     /// only the process went down: a failed sync, or a device that went away, loses pages as power does.
     Unclean,
+}
+
+/// What is known of a directory that is only read.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// What the journal had when the directory was listed.
+    pub(crate) journal: HashMap<SegmentId, Arc<Overlay>>,
+    /// Where the newest segments ended when they were last looked at.
+    pub(crate) tails: HashMap<SegmentId, Tail>,
 }
 
 #[derive(Debug)]
@@ -52,8 +63,13 @@ pub(crate) struct Store {
     pub(crate) ring: Option<Arc<Ring>>,
     /// Rung when much of the journal waits to be moved on, where a thread of its own does that.
     pub(crate) bell: Option<Bell>,
-    pub(crate) lost_tails: LostTails,
     pub(crate) damage: Damage,
+    /// `Some`: nothing may be changed, and another process may be at it.
+    pub(crate) reading: Option<Reading>,
+    pub(crate) lost_tails: LostTails,
+    pub(crate) cuts: Cuts,
+    /// Held for reading by who drops segments or closes streams, for writing by who copies the directory.
+    pub(crate) discards: RwLock<()>,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -90,8 +106,11 @@ impl Store {
             directory_id: meta.state.directory_id,
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
+            reading: None,
             lost_tails: LostTails::default(),
             damage: Damage::default(),
+            cuts: Cuts::default(),
+            discards: RwLock::new(()),
             options,
             counters,
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -108,6 +127,31 @@ impl Store {
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
         }
+    }
+
+    /// How segments are opened.
+    pub(crate) fn access(&self, distrust: bool) -> Access {
+        match (&self.reading, distrust) {
+            (Some(_), _) => Access::Read,
+            (None, true) => Access::Fresh,
+            (None, false) => Access::Write,
+        }
+    }
+
+    /// What the journal had of a segment when the directory was listed, to be read only.
+    pub(crate) fn journal_of(&self, id: SegmentId) -> Option<&Arc<Overlay>> {
+        self.reading.as_ref()?.journal.get(&id)
+    }
+
+    /// Whether nobody has opened the directory since it was listed.
+    pub(crate) fn is_still_closed(&self) -> Result<bool> {
+        let path = self.dir.path().join(META_NAME);
+        let file = self
+            .dir
+            .open(META_NAME, OpenMode::Read)
+            .map_err(|source| WalError::io(&path, "open the directory's facts", source))?;
+        let newest = read_slots(&*file, &path)?.into_iter().flatten().map(|meta| meta.generation);
+        Ok(newest.max() == Some(self.meta().state.generation))
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -163,6 +207,11 @@ impl Store {
     /// Closes the store; `false` if it was closed before.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits for a snapshot that is on its way; none begins while the guard lives.
+    pub(crate) fn discarding(&self) -> RwLockReadGuard<'_, ()> {
+        self.discards.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- META ----
@@ -309,14 +358,20 @@ const MAX_UNUSED: u32 = 16;
 /// `META`: two slots, written in turn, each write synced.
 #[derive(Debug)]
 pub(crate) struct MetaFile {
-    file: Box<dyn File>,
+    /// `None`: nothing may be written.
+    file: Option<Box<dyn File>>,
     state: Meta,
     failed: bool,
 }
 
 impl MetaFile {
     pub(crate) fn new(file: Box<dyn File>, state: Meta) -> Self {
-        Self { file, state, failed: false }
+        Self { file: Some(file), state, failed: false }
+    }
+
+    /// The state alone.
+    pub(crate) fn read_only(state: Meta) -> Self {
+        Self { file: None, state, failed: false }
     }
 
     pub(crate) fn state(&self) -> &Meta {
@@ -338,15 +393,15 @@ impl MetaFile {
 
     fn write(&mut self, dir: &dyn Dir, mut next: Meta) -> Result<()> {
         let path = || dir.path().join(META_NAME);
-        if self.failed {
+        let Some(file) = self.file.as_deref().filter(|_| !self.failed) else {
             return Err(WalError::Poisoned { path: path() });
-        }
+        };
         next.generation = next.generation.saturating_add(1);
         let [even, odd] = SLOT_OFFSETS;
         let offset = if next.generation % 2 == 0 { even } else { odd };
-        write_full(&*self.file, &mut [IoSlice::new(&next.to_bytes())], offset)
+        write_full(file, &mut [IoSlice::new(&next.to_bytes())], offset)
             .map_err(|source| WalError::io(&path(), "write the directory's facts", source))?;
-        if let Err(source) = self.file.sync_data() {
+        if let Err(source) = file.sync_data() {
             self.failed = true;
             observe::sync_failed(Synced::Meta, &path(), &source);
             return Err(WalError::Io {
@@ -358,6 +413,22 @@ impl MetaFile {
         self.state = next;
         Ok(())
     }
+}
+
+pub(crate) fn read_slots(file: &dyn File, path: &Path) -> Result<[Option<Meta>; 2]> {
+    let mut slots = [None, None];
+    for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
+        let mut bytes = [0; Meta::BYTES];
+        read_full(file, &mut bytes, offset)
+            .map_err(|source| WalError::io(path, "read the directory's facts", source))?;
+        match Meta::from_bytes(&bytes) {
+            Err(FormatError::Newer(version)) => {
+                return Err(WalError::UnsupportedVersion { path: path.to_owned(), version });
+            }
+            result => *slot = result.ok(),
+        }
+    }
+    Ok(slots)
 }
 
 /// Name of the file with the facts about the directory as a whole.

@@ -1,17 +1,20 @@
 //! [`Wal`]: the calls a user makes.
 
+mod accept;
 mod append;
 mod discard;
 mod health;
 #[cfg(feature = "metrics")]
 mod publish;
 mod read;
+mod reader;
 mod together;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 pub use read::Keys;
+pub use reader::WalReader;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
@@ -23,9 +26,10 @@ use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
 use crate::recovery::{self, Opened};
-use crate::report::{KeyStats, RecoveryReport};
+use crate::report::{KeyStats, RecoveryReport, SnapshotReport};
 use crate::retention::ClockGuard;
 use crate::ring::JOURNAL_NAME;
+use crate::snapshot::snapshot;
 use crate::store::{META_NAME, Store};
 use crate::streams::Streams;
 
@@ -130,6 +134,59 @@ impl Wal {
         self.store.make_durable(&newest, newest.extent().end)
     }
 
+    // ---- backup ----
+
+    /// Copies the log, as it is at one moment, to another directory, which is created if it is missing.
+    /// The copy is a log like any other: open it, or copy it to where it is needed.
+    ///
+    /// *What is in it.* Of each key, what had been appended when the moment came, and nothing of what was
+    /// begun later. So if an entry is in the copy, then so is every entry, of whatever key, that had been
+    /// acknowledged before that one was begun. Entries appended with `Os` count, too. Appends go on
+    /// meanwhile; [`compact`](Self::compact), [`truncate_before`](Self::truncate_before),
+    /// [`remove_key`](Self::remove_key) and [`shutdown`](Self::shutdown) wait until it is done.
+    ///
+    /// *What it costs.* Sealed segments are hard links where the two directories are on one file system,
+    /// else copies; of a key's newest segment what counts is copied. Each copy is synced. Every entry
+    /// that is new in the copy is read and checked. If the directory holds an earlier snapshot of this log,
+    /// only what has changed since is linked or copied, and what is no more is removed. Memory: about
+    /// 100 bytes for a key.
+    ///
+    /// *What survives.* When it returns, the copy survives power loss. If it is cut off, the original is
+    /// unharmed, and opening the copy answers [`Incomplete`](WalError::Incomplete) until the
+    /// snapshot has been taken again. That is so, too, while an earlier snapshot is brought up to date: take
+    /// two in turn if there has to be a whole one at every moment.
+    ///
+    /// *Writing to the copy* does the original no harm: a sealed segment is never written to again, and
+    /// entries go to new files. Their references never meet those of the original. A copy that was opened
+    /// is no longer taken for an earlier snapshot.
+    ///
+    /// Damage in the original is no error: the copy has it, too, and the report says so.
+    ///
+    /// # Errors
+    /// [`NotEmpty`](WalError::NotEmpty): the directory holds something else, and was not touched.
+    /// [`Locked`](WalError::Locked): somebody has it open, or it is this log's own.
+    /// [`Poisoned`](WalError::Poisoned): of a key it is not known what the disk has; reopen the log.
+    /// [`StorageFull`](WalError::StorageFull) and [`Io`](WalError::Io): the copy is incomplete.
+    pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport> {
+        self.store.check_writable()?;
+        let path = path.as_ref();
+        let options = &self.store.options;
+        let dir = OsDir::open(path, options.dir_mode, options.file_mode)
+            .map_err(|source| WalError::io(path, "open the directory", source))?;
+        self.store.check_process()?;
+        snapshot(&self.store, &self.streams, &dir)
+    }
+
+    /// As [`Self::snapshot`], into a directory of another file system: the simulated one.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn snapshot_in(&self, dir: &dyn Dir) -> Result<SnapshotReport> {
+        self.store.check_writable()?;
+        snapshot(&self.store, &self.streams, dir)
+    }
+
     // ---- facts ----
 
     /// What opening the directory found.
@@ -181,6 +238,7 @@ impl Wal {
         self.stop_maintenance();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let _discarding = store.discarding();
         let mut clean = !self.streams.has_filled_places();
         let mut result = Ok(());
         for stream in self.streams.all() {

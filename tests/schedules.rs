@@ -21,6 +21,9 @@ mod primitives;
 #[path = "../src/sync.rs"]
 mod sync;
 
+#[cfg(keywal_shuttle)]
+#[path = "schedules/cut.rs"]
+mod cut;
 #[cfg(keywal_loom)]
 #[path = "schedules/gate.rs"]
 mod gate;

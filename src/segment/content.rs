@@ -4,6 +4,7 @@
 //! [`Content::settle`] writes what the file does not have yet, in one go; readers that come upon bytes
 //! which are not in the file yet do that first. Where it fails (a full disk), they read from the journal.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 
@@ -21,6 +22,43 @@ const WRITE_BYTES: usize = 256 << 10;
 pub(crate) struct Content {
     file: Box<dyn File>,
     pending: Option<Pending>,
+    overlay: Option<Arc<Overlay>>,
+}
+
+/// What the journal has of a segment, copied for who may not move it on: by offset.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay(BTreeMap<u64, Vec<u8>>);
+
+impl Overlay {
+    pub(crate) fn insert(&mut self, offset: u32, bytes: Vec<u8>) {
+        self.0.insert(u64::from(offset), bytes);
+    }
+
+    /// Length of the segment whose file has `bytes` bytes: up to the first gap.
+    fn len(&self, bytes: u64) -> u64 {
+        let ends = self
+            .0
+            .iter()
+            .map(|(offset, piece)| (*offset, offset.saturating_add(len_u64(piece.len()))));
+        ends.fold(bytes, |len, (start, end)| if start <= len { len.max(end) } else { len })
+    }
+
+    fn read_at(&self, file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some((start, piece)) = self.0.range(..=offset).next_back() {
+            let skip = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
+            if let Some(found @ [_, ..]) = piece.get(skip..) {
+                let bytes = found.len().min(buffer.len());
+                if let (Some(to), Some(from)) = (buffer.get_mut(..bytes), found.get(..bytes)) {
+                    to.copy_from_slice(from);
+                }
+                return Ok(bytes);
+            }
+        }
+        let next = self.0.range(offset..).next().map_or(u64::MAX, |(start, _)| *start);
+        let room = usize::try_from(next.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let part = buffer.len().min(room);
+        file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset)
+    }
 }
 
 /// A segment's part of the journal.
@@ -173,7 +211,11 @@ impl Content {
             waits: AtomicBool::new(false),
             settling: Mutex::new(()),
         });
-        Self { file, pending }
+        Self { file, pending, overlay: None }
+    }
+
+    pub(crate) fn overlay(&mut self, overlay: Option<&Arc<Overlay>>) {
+        self.overlay = overlay.map(Arc::clone);
     }
 
     pub(crate) fn pending(&self) -> Option<&Pending> {
@@ -261,6 +303,9 @@ fn load_body(ring: &Ring, header: &RecordHeader, body: &mut [u8]) -> io::Result<
 
 impl File for Content {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(overlay) = &self.overlay {
+            return overlay.read_at(&*self.file, buffer, offset);
+        }
         let Some(pending) = &self.pending else { return self.file.read_at(buffer, offset) };
         let applied = pending.applied.load(Ordering::Acquire);
         let end = offset.saturating_add(len_u64(buffer.len()));
@@ -294,7 +339,8 @@ impl File for Content {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        let bytes = self.file.len()?;
+        Ok(self.overlay.as_ref().map_or(bytes, |overlay| overlay.len(bytes)))
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

@@ -80,6 +80,9 @@ impl Stream {
         payloads: &[Payload<'_>],
         durability: Durability,
     ) -> Result<Appended> {
+        if let Some(cut) = store.cuts.wanted() {
+            self.note_end(store, writer, cut);
+        }
         let spot = self.spot(store, writer, payloads, durability)?;
         match payloads {
             [payload] if spot.bytes() > COPY_BYTES || store.ring.is_some() => {

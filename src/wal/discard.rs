@@ -39,6 +39,7 @@ impl Wal {
         let clock = &store.options.clock;
         let now_ms = clock.now_ms();
         let mut guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let _discarding = store.discarding();
         store.check_open()?;
         store.saw_time(now_ms);
         if let Some((now_ms, monotonic_ms)) = store.set_back() {
@@ -108,6 +109,7 @@ impl Wal {
     /// that the next call has space.
     pub fn truncate_before(&self, key: impl AsRef<[u8]>, index: u64) -> Result<CompactionReport> {
         self.store.check_writable()?;
+        let _discarding = self.store.discarding();
         match self.find(key.as_ref())? {
             Some(stream) => stream.truncate_before(&self.store, index),
             None => Ok(CompactionReport::default()),
@@ -125,6 +127,7 @@ impl Wal {
     /// key is [`Poisoned`](WalError::Poisoned), and reopening the directory finishes it.
     pub fn remove_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
+        let _discarding = self.store.discarding();
         loop {
             let Some(stream) = self.find(key.as_ref())? else {
                 // A creation that failed and was undone may come back until then.

@@ -132,6 +132,12 @@ impl Wal {
     ) -> Result<(Vec<(&'a Part<'a>, Appended)>, u64)> {
         let store = &self.store;
         store.check_open()?;
+        // Asked once: a snapshot has all of it or nothing.
+        if let Some(cut) = store.cuts.wanted() {
+            for ((_, stream), writer) in targets.iter().zip(&writers) {
+                stream.note_end(store, writer, cut);
+            }
+        }
         let mut prepared: Vec<Prepared> = Vec::with_capacity(targets.len());
         for ((part, stream), writer) in targets.iter().zip(&mut writers) {
             prepared.push(stream.prepare(store, writer, &part.payloads, durability)?);
