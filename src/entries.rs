@@ -1,6 +1,7 @@
 //! Reading a key in order, forwards and backwards, a chunk at a time.
 
 mod cursor;
+mod tail;
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::store::Store;
 use crate::stream::Stream;
 
 pub(crate) use self::cursor::entry_in;
+pub(crate) use self::tail::Tail;
 
 /// The entries of one key, oldest first; see [`Wal::entries`](crate::Wal::entries).
 ///

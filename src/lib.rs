@@ -397,6 +397,7 @@ mod stream;
 mod streams;
 mod sync;
 mod wal;
+mod watch;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entries::{Entries, Records};
@@ -408,7 +409,7 @@ pub use format::rewrite;
 pub use options::{Durability, WalOptions};
 pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
 pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use wal::{Canceller, Follow, Keys, Wal};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

@@ -21,6 +21,7 @@ use crate::report::Counters;
 use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};
+use crate::watch::Watch;
 
 /// What happened to the directory before it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub(crate) struct Store {
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) lost_tails: LostTails,
+    pub(crate) watch: Arc<Watch>,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -79,6 +81,7 @@ impl Store {
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
             lost_tails: LostTails::default(),
+            watch: Arc::new(Watch::new()),
             options,
             counters: Counters::default(),
             interrupted: AtomicU64::new(if past == Past::Clean {

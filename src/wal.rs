@@ -2,11 +2,13 @@
 
 mod append;
 mod discard;
+mod follow;
 mod read;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+pub use follow::{Canceller, Follow};
 pub use read::Keys;
 
 use crate::clock::millis;
@@ -171,6 +173,7 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
+        store.watch.wake_all();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clean = !self.streams.has_filled_places();

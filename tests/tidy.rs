@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "retention",
     "report",
     "sync",
+    "watch",
     "ring",
     "segment",
     "cache",

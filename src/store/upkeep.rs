@@ -269,7 +269,9 @@ impl Store {
             pending.is_some_and(|pending| pending.has_the_rest(to, segment.durable_in_file()))
         };
         if segment.is_dirty() && !kept(&segment) {
-            segment.sync_bytes(segment.file_end(), &self.counters)?;
+            let synced = segment.sync_bytes(segment.file_end(), &self.counters);
+            self.watch.changed(id.key_hash);
+            synced?;
         }
         Ok(())
     }
@@ -289,6 +291,12 @@ impl Store {
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
     pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
+        let result = self.try_make_durable(segment, end);
+        self.watch.changed(segment.id.key_hash);
+        result
+    }
+
+    fn try_make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
         self.check_process()?;
         let in_file = segment.durable_in_file() >= u64::from(end);
         if segment.is_poisoned() && !in_file {
@@ -326,12 +334,28 @@ impl Store {
         self.sync_names(segment.name_change())
     }
 
+    /// Makes room for one more open file, if need be by syncing one.
+    pub(crate) fn make_room_for_file(&self) {
+        self.files.make_room(|victim| {
+            // A failure stays with the victim: its key is poisoned, its file stays open.
+            let _ = victim.sync_bytes(victim.extent().end, &self.counters);
+            self.watch.changed(victim.id.key_hash);
+        });
+    }
+
     /// Makes everything that was appended survive power loss.
     pub(crate) fn sync_all(&self) -> Result<()> {
+        let dirty = self.files.dirty();
+        let result = self.sync_segments(&dirty);
+        dirty.iter().for_each(|segment| self.watch.changed(segment.id.key_hash));
+        result
+    }
+
+    fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
         let mut result = Ok(());
         let mut promised = Vec::new();
         let mut last = 0;
-        for segment in self.files.dirty() {
+        for segment in dirty {
             let end = segment.extent().end;
             if segment.is_poisoned() {
                 result = result.and(Err(segment.poisoned()));

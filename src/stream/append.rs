@@ -13,6 +13,7 @@ use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
 use crate::store::{Past, Store};
+use crate::watch::End;
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
 /// by the kernel.
@@ -297,7 +298,7 @@ impl Stream {
         let sequence = segment.id.sequence;
         let extent = segment.extent();
         let segment = Arc::new(segment);
-        store.files.make_room(&store.counters);
+        store.make_room_for_file();
         {
             let mut catalog = self.catalog();
             catalog.push(sequence);
@@ -367,6 +368,8 @@ impl Stream {
                 Err(CreateError::Debris(error)) => {
                     writer.highest = header.sequence;
                     writer.phase = Phase::Stuck;
+                    let path = self.path(store, header.sequence);
+                    store.watch.end(self.hash, &header.key, &End::Stuck(path));
                     return Err(error);
                 }
             }

@@ -10,6 +10,7 @@ use crate::report::{CompactionReport, Finding, MAX_LISTED};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
 use crate::stream::{Expiry, Phase};
+use crate::watch::End;
 
 impl Wal {
     /// Drops the segments that have outlived the retention, of idle keys, too.
@@ -57,7 +58,11 @@ impl Wal {
                     }
                     doomed.push((stream, segments));
                 }
-                Err(error) => report.fail(store, &error),
+                Err(error) => {
+                    // It may have been a sync.
+                    store.watch.changed(stream.hash);
+                    report.fail(store, &error);
+                }
             }
         }
         if doomed.is_empty() {
@@ -99,7 +104,12 @@ impl Wal {
     pub fn truncate_before(&self, key: impl AsRef<[u8]>, index: u64) -> Result<CompactionReport> {
         self.store.check_writable()?;
         match self.find(key.as_ref())? {
-            Some(stream) => stream.truncate_before(&self.store, index),
+            Some(stream) => {
+                let result = stream.truncate_before(&self.store, index);
+                // A sync may have failed.
+                self.store.watch.changed(stream.hash);
+                result
+            }
             None => Ok(CompactionReport::default()),
         }
     }
@@ -125,11 +135,21 @@ impl Wal {
                 continue;
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
+            let existed = stream.exists();
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream, 0);
             }
+            let key = key.as_ref();
+            if writer.phase == Phase::Stuck {
+                let path = stream.path(&self.store, writer.highest());
+                self.store.watch.end(stream.hash, key, &End::Stuck(path));
+            } else if existed && !stream.exists() {
+                self.store.watch.end(stream.hash, key, &End::Removed);
+            }
+            drop(writer);
+            self.store.watch.changed(stream.hash);
             return result;
         }
     }
