@@ -80,12 +80,17 @@ pub(crate) enum End {
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        let bucket = |_| Bucket { count: AtomicUsize::new(0), signals: Mutex::new(HashMap::default()) };
+        let bucket =
+            |_| Bucket { count: AtomicUsize::new(0), signals: Mutex::new(HashMap::default()) };
         Self(std::array::from_fn(bucket))
     }
 
     fn bucket(&self, hash: u64) -> &Bucket {
-        #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "below BUCKETS")]
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_possible_truncation,
+            reason = "below BUCKETS"
+        )]
         let at = (hash % BUCKETS as u64) as usize;
         #[expect(clippy::indexing_slicing, reason = "below BUCKETS")]
         &self.0[at]
