@@ -60,7 +60,13 @@ fn listen(mut follow: Follow<Arc<Wal>>) -> Receiver<Option<Result<Entry, WalErro
             }
         }
     });
+    let_wait();
     receive
+}
+
+/// Time to come to wait, so that it is a wake-up that is tested.
+fn let_wait() {
+    thread::sleep(Duration::from_millis(10));
 }
 
 fn hear(receiver: &Receiver<Option<Result<Entry, WalError>>>) -> Option<Result<Entry, WalError>> {
@@ -168,6 +174,7 @@ fn keys_with_one_hash_have_followers_of_their_own() {
     let heard = COLLIDING.map(|key| listen(Follow::new(Arc::clone(&wal), key, 0).unwrap()));
     for index in 0..10 {
         for (key, heard) in COLLIDING.iter().zip(&heard) {
+            let_wait();
             wal.append_entry(key, None, key, index % 2 == 0).unwrap();
             let entry = hear(heard).unwrap().unwrap();
             assert_eq!((entry.index, &*entry.content), (index, *key));
@@ -431,6 +438,29 @@ fn a_sync_that_fails_on_behalf_of_others_ends_it_too() {
         assert!(end.as_ref().unwrap().as_ref().is_err_and(poisoned), "{what}: {end:?}");
         let said = hear(&durable).unwrap();
         assert!(said.as_ref().is_err_and(poisoned), "{what}: {said:?}");
+    }
+}
+
+/// The journal makes room for others by syncing the segment.
+#[test]
+fn what_the_journal_makes_durable_on_the_way_is_shown() {
+    for fails in [false, true] {
+        let (sim, wal) = open(WalOptions::default().journal_bytes(4_096));
+        let durable = listen(Follow::new(Arc::clone(&wal), "k", 0).unwrap().durable_only());
+        wal.append_entry("k", None, "0", true).unwrap();
+        wal.append_entry("k", None, "1", false).unwrap();
+        assert_eq!(hear(&durable).unwrap().unwrap().index, 0);
+        let_wait();
+        if fails {
+            fail(&sim, CallKind::SyncData, 0, Some("k-"));
+        }
+        for number in 0..200 {
+            wal.append_entry("busy", None, number.to_string(), true).unwrap();
+        }
+        match hear(&durable).unwrap() {
+            Ok(entry) => assert!(!fails && entry.index == 1, "{entry:?}"),
+            Err(error) => assert!(fails && matches!(error, WalError::Poisoned { .. }), "{error}"),
+        }
     }
 }
 
