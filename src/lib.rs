@@ -400,7 +400,7 @@ mod wal;
 mod watch;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use entries::{Entries, Records};
+pub use entries::{Entries, Merge, Records};
 pub use entry::{Entry, EntryRef, EntrySlice, Key};
 pub use error::{Result, WalError};
 #[cfg(any(test, feature = "sim"))]

@@ -35,11 +35,14 @@ use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::primitives::{Condvar, Mutex, MutexGuard};
 
 /// Appends to a key ask for those who watch it or one of a few others.
-const BUCKETS: usize = if cfg!(keywal_loom) { 1 } else { 64 };
+#[cfg(not(keywal_loom))]
+const BUCKETS: u64 = 64;
+#[cfg(keywal_loom)]
+const BUCKETS: u64 = 1;
 
 /// All who wait for news of a key of this log.
 #[derive(Debug)]
-pub(crate) struct Watch([Bucket; BUCKETS]);
+pub(crate) struct Watch(Box<[Bucket]>);
 
 #[derive(Debug)]
 struct Bucket {
@@ -82,18 +85,13 @@ impl Watch {
     pub(crate) fn new() -> Self {
         let bucket =
             |_| Bucket { count: AtomicUsize::new(0), signals: Mutex::new(HashMap::default()) };
-        Self(std::array::from_fn(bucket))
+        Self((0..BUCKETS).map(bucket).collect())
     }
 
     fn bucket(&self, hash: u64) -> &Bucket {
-        #[expect(
-            clippy::as_conversions,
-            clippy::cast_possible_truncation,
-            reason = "below BUCKETS"
-        )]
-        let at = (hash % BUCKETS as u64) as usize;
+        let at = hash.checked_rem(BUCKETS).and_then(|at| usize::try_from(at).ok());
         #[expect(clippy::indexing_slicing, reason = "below BUCKETS")]
-        &self.0[at]
+        &self.0[at.unwrap_or(0)]
     }
 
     /// Whether anybody may wait for news of this stream. Sure for who holds its writer lock.
@@ -105,7 +103,7 @@ impl Watch {
     /// Wakes those who wait for news of this stream.
     pub(crate) fn wake(&self, hash: u64) {
         let signals = self.bucket(hash).lock().get(&hash).cloned().unwrap_or_default();
-        signals.iter().for_each(|signal| signal.set());
+        wake(&signals);
     }
 
     /// As [`Self::wake`], for who did not ask under the stream's writer lock whether anybody watches it.
@@ -118,9 +116,9 @@ impl Watch {
 
     /// Wakes everybody.
     pub(crate) fn wake_all(&self) {
-        for bucket in &self.0 {
+        for bucket in &*self.0 {
             let signals: Vec<Arc<Signal>> = bucket.lock().values().flatten().cloned().collect();
-            signals.iter().for_each(|signal| signal.set());
+            wake(&signals);
         }
     }
 
@@ -131,7 +129,15 @@ impl Watch {
         }
         let signals = self.bucket(hash).lock();
         let of_key = signals.get(&hash).into_iter().flatten().filter(|signal| *signal.key == *key);
-        of_key.for_each(|signal| signal.end_with(end.clone()));
+        for signal in of_key {
+            signal.end_with(end.clone());
+        }
+    }
+}
+
+fn wake(signals: &[Arc<Signal>]) {
+    for signal in signals {
+        signal.set();
     }
 }
 

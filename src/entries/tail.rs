@@ -143,15 +143,12 @@ impl Tail {
     fn cursor_in(&self, segment: &Arc<Segment>, present: &Present) -> Result<Cursor> {
         let segment = Arc::clone(segment);
         let wanted = self.next_index;
-        match self.place.filter(|place| place.sequence == present.sequence) {
-            Some(Place { offset, index, .. }) => {
-                Ok(Cursor::resume(segment, present, offset, index, wanted))
-            }
-            None => {
-                let start = seek_index(&segment, present, wanted)?;
-                Ok(Cursor::new(segment, present, start, wanted, scan::CHUNK_BYTES))
-            }
+        let place = self.place.filter(|place| place.sequence == present.sequence);
+        if let Some(Place { offset, index, .. }) = place {
+            return Ok(Cursor::resume(segment, present, offset, index, wanted));
         }
+        let start = seek_index(&segment, present, wanted)?;
+        Ok(Cursor::new(segment, present, start, wanted, scan::CHUNK_BYTES))
     }
 }
 
@@ -179,5 +176,5 @@ fn durable_part(store: &Store, segment: &Segment, from: u32) -> Result<Present> 
     let next_index = behind.map_or(present.next_index, |frame| {
         segment.base_index.saturating_add(u64::from(frame.header.index))
     });
-    Ok(Present { end, next_index, ..present })
+    Ok(Present { next_index, end, ..present })
 }

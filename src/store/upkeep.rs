@@ -347,7 +347,9 @@ impl Store {
     pub(crate) fn sync_all(&self) -> Result<()> {
         let dirty = self.files.dirty();
         let result = self.sync_segments(&dirty);
-        dirty.iter().for_each(|segment| self.watch.changed(segment.id.key_hash));
+        for segment in &dirty {
+            self.watch.changed(segment.id.key_hash);
+        }
         result
     }
 
@@ -359,7 +361,7 @@ impl Store {
             let end = segment.extent().end;
             if segment.is_poisoned() {
                 result = result.and(Err(segment.poisoned()));
-            } else if let Some(mark) = self.promise(&segment, end) {
+            } else if let Some(mark) = self.promise(segment, end) {
                 last = last.max(mark);
                 promised.push((segment, end));
             } else {
