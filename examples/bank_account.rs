@@ -143,8 +143,8 @@ impl EventStore {
     }
 
     fn newest_snapshot(&self, id: &str) -> Result<Snapshot> {
-        match self.wal.entries(snapshots(id))?.last_n(1).next() {
-            Some(entry) => Ok(serde_json::from_slice(&entry?.content)?),
+        match self.wal.last(snapshots(id))? {
+            Some(entry) => Ok(serde_json::from_slice(&entry.content)?),
             None => Ok(Snapshot::default()),
         }
     }

@@ -406,10 +406,11 @@ fn a_failed_sync_ends_it_behind_what_is_visible() {
     }
 }
 
+type Call = fn(&Wal) -> Result<(), WalError>;
+
 #[test]
 fn a_sync_that_fails_on_behalf_of_others_ends_it_too() {
     let poisoned = |error: &WalError| matches!(error, WalError::Poisoned { .. });
-    type Call = fn(&Wal) -> Result<(), WalError>;
     let calls: [(&str, Call); 4] = [
         ("sync", Wal::sync),
         ("sync_key", |wal| wal.sync_key("k")),
