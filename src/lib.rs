@@ -409,6 +409,8 @@ pub use format::rewrite;
 pub use options::{Durability, WalOptions};
 pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
 pub use retention::ClockTrouble;
+#[cfg(feature = "async")]
+pub use wal::WhenDurable;
 pub use wal::{Canceller, Follow, Keys, Wal};
 
 /// The programs in the README compile and run.

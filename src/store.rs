@@ -215,6 +215,13 @@ impl Store {
         }
     }
 
+    /// The offset of the segment up to which everything survives power loss, its name included.
+    #[cfg(feature = "async")]
+    pub(crate) fn durable_end(&self, segment: &Segment) -> u32 {
+        let in_file = crate::scan::reach(segment.durable_in_file());
+        segment.proven().max(if self.name_is_durable(segment) { in_file } else { 0 })
+    }
+
     /// Whether the segment's name survives power loss.
     fn name_is_durable(&self, segment: &Segment) -> bool {
         self.names.durable() >= segment.name_change()

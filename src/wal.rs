@@ -4,12 +4,16 @@ mod append;
 mod discard;
 mod follow;
 mod read;
+#[cfg(feature = "async")]
+mod when_durable;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 pub use follow::{Canceller, Follow};
 pub use read::Keys;
+#[cfg(feature = "async")]
+pub use when_durable::WhenDurable;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
@@ -173,7 +177,7 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
-        store.watch.wake_all();
+        store.watch.close();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clean = !self.streams.has_filled_places();

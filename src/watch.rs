@@ -42,7 +42,22 @@ const BUCKETS: u64 = 1;
 
 /// All who wait for news of a key of this log.
 #[derive(Debug)]
-pub(crate) struct Watch(Box<[Bucket]>);
+pub(crate) struct Watch {
+    buckets: Box<[Bucket]>,
+    /// The streams that syncs are wanted of; `None` once there are no more syncs.
+    #[cfg(feature = "async")]
+    wanted: Mutex<Option<Wanted>>,
+    #[cfg(feature = "async")]
+    more_wanted: Condvar,
+}
+
+/// A queue without repetitions.
+#[cfg(feature = "async")]
+#[derive(Debug, Default)]
+struct Wanted {
+    queue: std::collections::VecDeque<u64>,
+    all: ahash::HashSet<u64>,
+}
 
 #[derive(Debug)]
 struct Bucket {
@@ -85,13 +100,19 @@ impl Watch {
     pub(crate) fn new() -> Self {
         let bucket =
             |_| Bucket { count: AtomicUsize::new(0), signals: Mutex::new(HashMap::default()) };
-        Self((0..BUCKETS).map(bucket).collect())
+        Self {
+            buckets: (0..BUCKETS).map(bucket).collect(),
+            #[cfg(feature = "async")]
+            wanted: Mutex::new(Some(Wanted::default())),
+            #[cfg(feature = "async")]
+            more_wanted: Condvar::new(),
+        }
     }
 
     fn bucket(&self, hash: u64) -> &Bucket {
         let at = hash.checked_rem(BUCKETS).and_then(|at| usize::try_from(at).ok());
         #[expect(clippy::indexing_slicing, reason = "below BUCKETS")]
-        &self.0[at.unwrap_or(0)]
+        &self.buckets[at.unwrap_or(0)]
     }
 
     /// Whether anybody may wait for news of this stream. Sure for who holds its writer lock.
@@ -114,9 +135,14 @@ impl Watch {
         }
     }
 
-    /// Wakes everybody.
-    pub(crate) fn wake_all(&self) {
-        for bucket in &*self.0 {
+    /// Wakes everybody: the log has been closed.
+    pub(crate) fn close(&self) {
+        #[cfg(feature = "async")]
+        {
+            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.more_wanted.notify_all();
+        }
+        for bucket in &*self.buckets {
             let signals: Vec<Arc<Signal>> = bucket.lock().values().flatten().cloned().collect();
             wake(&signals);
         }
@@ -131,6 +157,34 @@ impl Watch {
         let of_key = signals.get(&hash).into_iter().flatten().filter(|signal| *signal.key == *key);
         for signal in of_key {
             signal.end_with(end.clone());
+        }
+    }
+}
+
+/// Syncs that are wanted of a thread that does nothing else.
+#[cfg(feature = "async")]
+impl Watch {
+    /// Asks for a sync of this stream.
+    pub(crate) fn want(&self, hash: u64) {
+        let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(wanted) = state.as_mut() else { return };
+        if wanted.all.insert(hash) {
+            wanted.queue.push_back(hash);
+            drop(state);
+            self.more_wanted.notify_one();
+        }
+    }
+
+    /// The stream that has waited longest for a sync: waits for one, until the log is closed.
+    pub(crate) fn wanted(&self) -> Option<u64> {
+        let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let wanted = state.as_mut()?;
+            if let Some(hash) = wanted.queue.pop_front() {
+                wanted.all.remove(&hash);
+                return Some(hash);
+            }
+            state = self.more_wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -81,7 +81,7 @@ impl Wal {
         })
     }
 
-    fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
+    pub(super) fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
         self.store.check_open()?;
         let sequence =
             u32::try_from(reference.sequence_number).map_err(|_| WalError::InvalidRef)?;

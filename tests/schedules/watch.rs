@@ -53,7 +53,7 @@ impl Log {
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.watch.wake_all();
+        self.watch.close();
     }
 
     fn remove(&self) {
