@@ -121,7 +121,7 @@ fn a_strict_reader_is_told_what_was_dropped() {
     assert!(first > 0);
     match wal.entries_from("a", first - 1) {
         Err(WalError::Behind { wanted, oldest }) => {
-            assert_eq!((wanted, oldest), (first - 1, first))
+            assert_eq!((wanted, oldest), (first - 1, first));
         }
         other => panic!("{other:?}"),
     }
