@@ -206,6 +206,8 @@ impl Store {
         match result {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
+                // Whose names were in doubt waits in vain.
+                self.watch.wake_all();
                 let path = self.dir.path().to_owned();
                 Err(WalError::Io { path, operation: "sync the directory", source })
             }

@@ -135,13 +135,18 @@ impl Watch {
         }
     }
 
-    /// Wakes everybody: the log has been closed.
+    /// Wakes everybody, also those who wait for work: the log has been closed.
     pub(crate) fn close(&self) {
         #[cfg(feature = "async")]
         {
             *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.more_wanted.notify_all();
         }
+        self.wake_all();
+    }
+
+    /// Wakes everybody.
+    pub(crate) fn wake_all(&self) {
         for bucket in &*self.buckets {
             let signals: Vec<Arc<Signal>> = bucket.lock().values().flatten().cloned().collect();
             wake(&signals);

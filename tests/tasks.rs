@@ -89,7 +89,9 @@ fn futures_of_durable_entries_share_the_syncs_of_a_lent_thread() {
                     })
                 })
                 .collect();
-            tasks.into_iter().for_each(|task| task.join().unwrap().unwrap());
+            for task in tasks {
+                task.join().unwrap().unwrap();
+            }
             let image = sim.crash_image(
                 sim.trace_len(),
                 &CrashChoice::Sample { at: sim.trace_len(), sample: 0, seed: 1 },

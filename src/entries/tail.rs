@@ -102,15 +102,15 @@ impl Tail {
         let known = self.place.filter(|place| place.sequence == newest.id.sequence);
         let from = known.map_or(newest.frames_start, |place| place.offset);
         let present = if self.durable_only {
-            durable_part(store, newest, from)?
+            durable_part(store, newest, from)
         } else {
-            Present::of(newest)
+            Ok(Present::of(newest))
         };
-        if present.end <= from {
-            return Ok(false);
+        match present {
+            Ok(present) if present.end <= from => Ok(false),
+            Ok(present) => self.begin_at(newest, &present),
+            Err(error) => self.give_up(&Present::of(newest), error),
         }
-        self.cursor = Some(self.cursor_in(newest, &present)?);
-        Ok(true)
     }
 
     /// As [`Self::begin`], in segments that take no more entries. All that is in them is durable.
@@ -124,13 +124,10 @@ impl Tail {
         }
         match chain.nodes.get(at) {
             Some(Node::Present(present)) => match stream.segment(store, present.sequence) {
-                Ok(segment) => {
-                    self.cursor = Some(self.cursor_in(&segment, present)?);
-                    Ok(true)
-                }
+                Ok(segment) => self.begin_at(&segment, present),
                 // Dropped meanwhile: the row has changed.
                 Err(WalError::Expired) => Ok(true),
-                Err(error) => Err(error),
+                Err(error) => self.give_up(present, error),
             },
             Some(Node::Lost(lost)) => {
                 self.next_index = lost.next_index;
@@ -138,6 +135,22 @@ impl Tail {
             }
             None => Ok(true),
         }
+    }
+
+    fn begin_at(&mut self, segment: &Arc<Segment>, present: &Present) -> Result<bool> {
+        match self.cursor_in(segment, present) {
+            Ok(cursor) => {
+                self.cursor = Some(cursor);
+                Ok(true)
+            }
+            Err(error) => self.give_up(present, error),
+        }
+    }
+
+    /// Goes on behind what cannot be read, so that nobody is told the same for ever.
+    fn give_up(&mut self, present: &Present, error: WalError) -> Result<bool> {
+        self.next_index = self.next_index.max(present.next_index);
+        Err(error)
     }
 
     fn cursor_in(&self, segment: &Arc<Segment>, present: &Present) -> Result<Cursor> {
@@ -157,15 +170,17 @@ fn durable_part(store: &Store, segment: &Segment, from: u32) -> Result<Present> 
     // A mark that is read before the extent is not beyond it.
     let (in_file, proven) = (reach(segment.durable_in_file()), segment.proven());
     let present = Present::of(segment);
-    let end = in_file.max(proven);
+    let mut end = proven;
+    // The name is mostly known to be durable. Else whoever synced the file is about to sync that, or the file
+    // was opened again since, and what became of its name was forgotten. A failure wakes and ends who follows.
+    if in_file > proven.max(from)
+        && store.check_process().is_ok()
+        && store.sync_names(segment.name_change()).is_ok()
+    {
+        end = in_file;
+    }
     if end <= from {
         return Ok(Present { end: from, ..present });
-    }
-    if in_file > proven {
-        // Mostly known. Else whoever synced the file is about to do this, or it was opened again since,
-        // and what became of its name was forgotten.
-        store.check_process()?;
-        store.sync_names(segment.name_change())?;
     }
     if end >= present.end {
         return Ok(present);

@@ -221,6 +221,9 @@ impl<W: Deref<Target = Wal>> Follow<W> {
                 }
             }
             Ok(None) => {}
+            Err(error @ (WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. })) => {
+                return Look::Over(error);
+            }
             Err(error) => return Look::Failed(error),
         }
         stop.map_or(Look::NotYet, Look::Over)
