@@ -270,7 +270,10 @@ impl<W: Deref<Target = Wal>> Follow<W> {
         if newest.is_poisoned() {
             return Some(newest.poisoned());
         }
-        if self.tail.is_durable_only() { store.check_name(newest).err() } else { None }
+        // The directory cannot be synced any more. What is only visible may come until the segment is full.
+        let in_doubt = store.check_name(newest).err()?;
+        let takes_entries = || matches!(stream.writer().phase, Phase::Active { .. });
+        (self.tail.is_durable_only() || !takes_entries()).then_some(in_doubt)
     }
 }
 

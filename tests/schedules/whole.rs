@@ -24,8 +24,9 @@ use crate::history::{After, Append, Done, History, Moment, Other, Shown, Span};
 const KEYS: [&[u8]; 3] = [COLLIDING[0], COLLIDING[1], b"k"];
 const RETENTION: Duration = Duration::from_secs(10);
 const CONTENT_BYTES: usize = 1_200;
-/// Content of the last entry of a key that is followed.
-const LAST: &[u8] = b"last";
+/// Content of the last entry of a key that is followed: for who follows what is visible, for who follows
+/// what is durable.
+const LAST: [&[u8]; 2] = [b"last", b"last durable"];
 /// Takes two entries and no third.
 const SMALL_SEGMENT_BYTES: u64 = 4_096;
 const LARGE_SEGMENT_BYTES: u64 = 1 << 20;
@@ -150,7 +151,7 @@ struct Shared {
     history: Mutex<History>,
     /// Set when followers are to end that nothing else ends.
     give_up: AtomicBool,
-    cancellers: Mutex<Vec<(usize, Canceller)>>,
+    cancellers: Mutex<Vec<((usize, bool), Canceller)>>,
 }
 
 impl Shared {
@@ -228,7 +229,7 @@ impl Shared {
             Err(WalError::Closed) if plan.shuts_down() => return Ok(()),
             Err(error) => return Err(format!("following: {error}: {error:?}")),
         };
-        self.cancellers.lock().unwrap().push((key, follow.canceller()));
+        self.cancellers.lock().unwrap().push(((key, durable), follow.canceller()));
         if self.give_up.load(Relaxed) {
             return Ok(());
         }
@@ -239,7 +240,7 @@ impl Shared {
                 Ok(entry) => {
                     ensure!(entry.index == expected, "{expected} is next, not {entry:?}");
                     expected += 1;
-                    let last = *entry.content == *LAST;
+                    let last = *entry.content == *LAST[usize::from(durable)];
                     if durable {
                         let (content, moment) = (entry.content, self.now());
                         self.history().shown.push(Shown { key, content, moment });
@@ -264,27 +265,26 @@ impl Shared {
     /// Appends the last entries, for which the followers wait. Cancels those that may wait for ever with
     /// good reason.
     fn end_followers(&self, plan: &Plan, failed: bool) -> Check {
-        for (key, name) in KEYS.iter().enumerate() {
-            if !plan.followers.iter().any(|(followed, _)| *followed == key) {
-                continue;
-            }
-            let (contents, disk) = (vec![Bytes::from_static(LAST)], true);
-            let (span, result) =
-                self.timed(|| self.wal.append_batch(name, [(None, contents[0].clone())], disk));
+        for (key, durable) in plan.followers.iter().copied() {
+            let (name, content) = (KEYS[key], Bytes::from_static(LAST[usize::from(durable)]));
+            let batch = [(None, content.clone())];
+            let (span, result) = self.timed(|| self.wal.append_batch(name, batch, durable));
+            let (contents, disk) = (vec![content], durable);
+            // A key that cannot be created because of another one may be waited for.
+            let exists = self.wal.segments(name).is_ok_and(|segments| !segments.is_empty());
             let told = match &result {
                 Ok(_) | Err(WalError::Closed) => true,
-                // What a sync has failed for is visible.
-                Err(WalError::Io { operation, .. }) => operation.starts_with("sync"),
-                Err(WalError::Poisoned { .. }) => {
-                    self.wal.segments(name).is_ok_and(|all| !all.is_empty())
-                }
+                Err(WalError::Io { operation, .. }) => operation.starts_with("sync") && exists,
+                Err(WalError::Poisoned { .. }) => exists,
                 Err(_) => false,
             };
             self.history().appends.push(Append { key, contents, disk, span, result });
             if failed || !told {
                 self.give_up.store(true, Relaxed);
-                for (followed, canceller) in &*self.cancellers.lock().unwrap() {
-                    if failed || *followed == key {
+                // Not under the lock, which no schedule knows of.
+                let cancellers = self.cancellers.lock().unwrap().clone();
+                for (followed, canceller) in &cancellers {
+                    if failed || *followed == (key, durable) {
                         canceller.cancel();
                     }
                 }
