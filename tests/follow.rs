@@ -486,6 +486,16 @@ fn a_directory_that_cannot_be_synced_ends_only_who_waits_for_it() {
         }
     };
     assert!(matches!(end, Some(Err(WalError::Poisoned { .. }))), "{end:?}");
+    assert!(hear(durable).is_none());
+    // The others until the segment is full: there can be no other one.
+    let mut next_index = 2;
+    while wal.append_entry("k", None, content(next_index), false).is_ok() {
+        assert_eq!(hear(visible).unwrap().unwrap().index, next_index);
+        next_index += 1;
+    }
+    let end = hear(visible);
+    assert!(matches!(end, Some(Err(WalError::Poisoned { .. }))), "{end:?}");
+    assert!(hear(visible).is_none());
 }
 
 #[test]
