@@ -49,7 +49,13 @@ fn expect_nothing(follow: &mut Follow<Arc<Wal>>) {
 }
 
 /// Waits for everything a follower says, in a thread of its own.
-fn listen(mut follow: Follow<Arc<Wal>>) -> Receiver<Option<Result<Entry, WalError>>> {
+fn listen(follow: Follow<Arc<Wal>>) -> Receiver<Option<Result<Entry, WalError>>> {
+    let heard = begin_to_listen(follow);
+    let_wait();
+    heard
+}
+
+fn begin_to_listen(mut follow: Follow<Arc<Wal>>) -> Receiver<Option<Result<Entry, WalError>>> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         loop {
@@ -60,7 +66,6 @@ fn listen(mut follow: Follow<Arc<Wal>>) -> Receiver<Option<Result<Entry, WalErro
             }
         }
     });
-    let_wait();
     receive
 }
 
@@ -465,6 +470,53 @@ fn what_the_journal_makes_durable_on_the_way_is_shown() {
     }
 }
 
+/// Whichever call fails, once or for ever: as long as the key takes entries its followers show them, and
+/// when it does not any more they end.
+#[test]
+fn whatever_fails_followers_go_on_or_end() {
+    let mut hit = 0;
+    for (journal_bytes, forever) in [(0, false), (0, true), (4_096, false), (4_096, true)] {
+        for nth in 0..120 {
+            let (sim, wal) = open(small_segments().journal_bytes(journal_bytes).max_open_files(1));
+            let new = || Follow::new(Arc::clone(&wal), "k", 0).unwrap();
+            let followers = [(false, new()), (true, new().durable_only())];
+            let heard = followers.map(|(durable, follow)| (durable, begin_to_listen(follow)));
+            sim.inject(Fault { call: CallKind::Any, nth, kind: EIO, forever, name_contains: None });
+            for number in 0..7 {
+                let _ = wal.append_entry("k", None, content(number), number % 2 == 1);
+                let _ = wal.append_entry("other", None, "x", number == 5);
+            }
+            let _ = wal.truncate_before("k", 3);
+            hit += sim.faults_hit().min(1);
+            sim.clear_faults();
+            for (durable, heard) in &heard {
+                let last = || wal.append_entry("k", None, "last", *durable);
+                // The first to be told of a failed sync, and then those who come later.
+                let ended = match last().or_else(|_| last()) {
+                    Ok(_) => false,
+                    Err(WalError::Poisoned { .. }) if wal.len("k").is_ok_and(|len| len > 0) => true,
+                    Err(_) => continue,
+                };
+                loop {
+                    match hear(heard) {
+                        Some(Ok(entry)) if entry.content == "last" && !ended => break,
+                        Some(Ok(_)) => {}
+                        Some(Err(WalError::Io { .. } | WalError::Behind { .. })) => {}
+                        Some(Err(WalError::Poisoned { .. })) if ended => {}
+                        None if ended => break,
+                        said => {
+                            panic!("call {nth}, for ever {forever}, durable {durable}: {said:?}")
+                        }
+                    }
+                }
+            }
+            // Lets the threads end.
+            let _ = wal.shutdown();
+        }
+    }
+    assert!(hit > 300, "{hit} calls failed");
+}
+
 #[test]
 fn a_directory_that_cannot_be_synced_ends_only_who_waits_for_it() {
     let (sim, wal) = open(small_segments());
@@ -496,6 +548,19 @@ fn a_directory_that_cannot_be_synced_ends_only_who_waits_for_it() {
     let end = hear(visible);
     assert!(matches!(end, Some(Err(WalError::Poisoned { .. }))), "{end:?}");
     assert!(hear(visible).is_none());
+}
+
+/// Nobody has to touch the key for that.
+#[test]
+fn a_directory_that_another_key_could_not_sync_ends_it_too() {
+    let (sim, wal) = open(WalOptions::default());
+    wal.append_entry("k", None, "0", false).unwrap();
+    let durable = listen(Follow::new(Arc::clone(&wal), "k", 0).unwrap().durable_only());
+    fail(&sim, CallKind::SyncDir, 0, None);
+    wal.append_entry("other", None, "x", true).unwrap_err();
+    let end = hear(&durable);
+    assert!(matches!(end, Some(Err(WalError::Poisoned { .. }))), "{end:?}");
+    assert!(hear(&durable).is_none());
 }
 
 #[test]
