@@ -500,8 +500,7 @@ fn whatever_fails_followers_go_on_or_end() {
                 loop {
                     match hear(heard) {
                         Some(Ok(entry)) if entry.content == "last" && !ended => break,
-                        Some(Ok(_)) => {}
-                        Some(Err(WalError::Io { .. } | WalError::Behind { .. })) => {}
+                        Some(Ok(_) | Err(WalError::Io { .. } | WalError::Behind { .. })) => {}
                         Some(Err(WalError::Poisoned { .. })) if ended => {}
                         None if ended => break,
                         said => {
