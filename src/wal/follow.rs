@@ -267,13 +267,16 @@ impl<W: Deref<Target = Wal>> Follow<W> {
         if let Some(lost) = store.lost_tails.get(stream.hash) {
             return Some(lost.error());
         }
+        // A segment that has a successor may be in doubt, because of the journal, without any harm to the key.
+        let is_newest = || stream.sequences().last() == Some(&newest.id.sequence);
         if newest.is_poisoned() {
-            return Some(newest.poisoned());
+            return is_newest().then(|| newest.poisoned());
         }
         // The directory cannot be synced any more. What is only visible may come until the segment is full.
         let in_doubt = store.check_name(newest).err()?;
         let takes_entries = || matches!(stream.writer().phase, Phase::Active { .. });
-        (self.tail.is_durable_only() || !takes_entries()).then_some(in_doubt)
+        let over = self.tail.is_durable_only() || !takes_entries();
+        (over && is_newest()).then_some(in_doubt)
     }
 }
 
