@@ -83,6 +83,16 @@ pub struct Entry {
     pub content: Bytes,
 }
 
+impl Entry {
+    /// The entry in memory of its own, for who keeps it: one that was read in order shares a chunk of 64 KiB
+    /// with its neighbours, which stays as long as any of them does. Copies header and content.
+    #[must_use]
+    pub fn into_owned(self) -> Self {
+        let header = self.header.as_deref().map(Bytes::copy_from_slice);
+        Self { header, content: Bytes::copy_from_slice(&self.content), ..self }
+    }
+}
+
 /// An entry that borrows from a caller's buffer; see
 /// [`read_entry_into`](crate::Wal::read_entry_into).
 #[derive(Clone, Copy, PartialEq, Eq)]

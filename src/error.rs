@@ -75,6 +75,20 @@ pub enum WalError {
     #[error("the entry has been dropped")]
     Expired,
 
+    /// The entry that a reader is to go on with has been dropped by retention or truncation: it was too
+    /// slow, or away for too long. Start again at the oldest entry, knowing what is missing, or from a copy.
+    #[error("entry {wanted} has been dropped; the oldest one kept is {oldest}")]
+    Behind {
+        /// Index of the entry that should have come next.
+        wanted: u64,
+        /// Index of the oldest entry that is kept.
+        oldest: u64,
+    },
+
+    /// A [`Canceller`](crate::Canceller) has ended the following of a key. Nothing is wrong.
+    #[error("the following was cancelled")]
+    Cancelled,
+
     /// Bytes that had been safely stored are damaged or gone. The entries in the span are lost; those
     /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
     /// backup if you have one. A key that takes no appends for it does again after

@@ -354,6 +354,8 @@
 //! | [`read_entry_at`](Wal::read_entry_at) | one read of the file, if it is open and the length is guessed right from entries read before; no lock that an append holds |
 //! | [`get`](Wal::get) by index, [`time_range`](Entries::time_range) | a search of one segment: a logarithmic number of reads |
 //! | [`entries`](Wal::entries), [`enumerate_records`](Wal::enumerate_records) | a read for every 64 KiB; memory for that much, backwards also for the entries in it |
+//! | [`merge`](Wal::merge) | as `entries` for each key, and a step of a heap for each entry |
+//! | [`follow`](Wal::follow) | one read for a new entry; some hundred bytes while it waits. An append to a key that is not followed pays a relaxed load for it, one that is followed a lock and a wake-up |
 //! | [`enumerate_keys`](Wal::enumerate_keys) | about two reads for each key not used since the directory was opened |
 //! | [`new`](Wal::new) after a shutdown | lists the directory |
 //! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
@@ -434,9 +436,10 @@ mod sync;
 pub mod typed;
 mod verify;
 mod wal;
+mod watch;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use entries::{Entries, Records};
+pub use entries::{Entries, Merge, Records};
 pub use entry::{Entry, EntryRef, EntrySlice, Key};
 pub use error::{Result, WalError};
 #[cfg(any(test, feature = "sim"))]
@@ -450,7 +453,9 @@ pub use report::{
 pub use restore::restore;
 pub use retention::ClockTrouble;
 pub use verify::verify;
-pub use wal::{Keys, Wal, WalReader};
+#[cfg(feature = "async")]
+pub use wal::WhenDurable;
+pub use wal::{Canceller, Follow, Keys, Wal, WalReader};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use {restore::restore_in, verify::verify_in};

@@ -320,6 +320,14 @@ pub struct SegmentInfo {
     pub active: bool,
 }
 
+impl SegmentInfo {
+    /// The indexes of its entries: what [`Entries::range`](crate::Entries::range) takes to read this segment
+    /// and no other.
+    pub fn indexes(&self) -> std::ops::Range<u64> {
+        self.first_index..self.next_index
+    }
+}
+
 /// Counters that many threads add to.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

@@ -321,6 +321,11 @@ impl Segment {
         self.proven.fetch_max(end, Ordering::AcqRel);
     }
 
+    /// The mark of [`Self::prove`].
+    pub(crate) fn proven(&self) -> u32 {
+        self.proven.load(Ordering::Acquire)
+    }
+
     /// What of the file itself survives power loss.
     pub(crate) fn durable_in_file(&self) -> u64 {
         self.gate.durable()

@@ -28,6 +28,7 @@ use crate::ring::Ring;
 use crate::scan::Tail;
 use crate::segment::{Access, Overlay, Segment};
 use crate::sync::{SyncError, SyncGate};
+use crate::watch::Watch;
 
 use self::damage::Damage;
 
@@ -70,6 +71,7 @@ pub(crate) struct Store {
     pub(crate) cuts: Cuts,
     /// Held for reading by who drops segments or closes streams, for writing by who copies the directory.
     pub(crate) discards: RwLock<()>,
+    pub(crate) watch: Arc<Watch>,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -111,6 +113,7 @@ impl Store {
             damage: Damage::default(),
             cuts: Cuts::default(),
             discards: RwLock::new(()),
+            watch: Arc::new(Watch::new()),
             options,
             counters,
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -267,6 +270,8 @@ impl Store {
         match result {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
+                // Whose names were in doubt waits in vain.
+                self.watch.wake_all();
                 let path = self.dir.path().to_owned();
                 Err(WalError::Io { path, operation: "sync the directory", source })
             }
@@ -274,6 +279,13 @@ impl Store {
                 Err(WalError::Poisoned { path: self.dir.path().to_owned() })
             }
         }
+    }
+
+    /// The offset of the segment up to which everything survives power loss, its name included.
+    #[cfg(feature = "async")]
+    pub(crate) fn durable_end(&self, segment: &Segment) -> u32 {
+        let in_file = crate::scan::reach(segment.durable_in_file());
+        segment.proven().max(if self.name_is_durable(segment) { in_file } else { 0 })
     }
 
     /// Whether the segment's name survives power loss.

@@ -310,7 +310,7 @@ impl Stream {
                 return Ok(segment);
             }
             // The cache was full of files that a reader may not close.
-            store.files.make_room(&store.counters);
+            store.make_room_for_file();
             let catalog = self.catalog();
             if store.files.get(segment.id).is_none() {
                 store.files.insert_writable(&segment);

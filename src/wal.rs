@@ -3,18 +3,24 @@
 mod accept;
 mod append;
 mod discard;
+mod follow;
 mod health;
 #[cfg(feature = "metrics")]
 mod publish;
 mod read;
 mod reader;
 mod together;
+#[cfg(feature = "async")]
+mod when_durable;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+pub use follow::{Canceller, Follow};
 pub use read::Keys;
 pub use reader::WalReader;
+#[cfg(feature = "async")]
+pub use when_durable::WhenDurable;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
@@ -236,6 +242,7 @@ impl Wal {
             return Err(WalError::Closed);
         }
         self.stop_maintenance();
+        store.watch.close();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let _discarding = store.discarding();

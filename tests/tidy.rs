@@ -19,6 +19,7 @@ const LAYERS: &[&str] = &[
     "observe",
     "sync",
     "bell",
+    "watch",
     "ring",
     "segment",
     "cache",

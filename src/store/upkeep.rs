@@ -17,7 +17,7 @@
 )]
 
 use std::io::{self, IoSlice};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ahash::{HashSet, HashSetExt};
 
@@ -153,6 +153,7 @@ impl Store {
                 // Nobody knows whether it is there; without the others it must not be.
                 Err(_) => segment.poison(),
             }
+            self.watch.changed(segment.id.key_hash);
         }
         synced
     }
@@ -360,7 +361,9 @@ impl Store {
             pending.is_some_and(|pending| pending.has_the_rest(to, segment.durable_in_file()))
         };
         if segment.is_dirty() && !kept(&segment) {
-            segment.sync_bytes(segment.file_end(), &self.counters)?;
+            let synced = segment.sync_bytes(segment.file_end(), &self.counters);
+            self.watch.changed(id.key_hash);
+            synced?;
         }
         Ok(())
     }
@@ -392,6 +395,12 @@ impl Store {
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
     pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
+        let result = self.try_make_durable(segment, end);
+        self.watch.changed(segment.id.key_hash);
+        result
+    }
+
+    fn try_make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
         self.check_process()?;
         let in_file = segment.durable_in_file() >= u64::from(end);
         if segment.is_poisoned() && !in_file {
@@ -429,16 +438,34 @@ impl Store {
         self.sync_names(segment.name_change())
     }
 
+    /// Makes room for one more open file, if need be by syncing one.
+    pub(crate) fn make_room_for_file(&self) {
+        self.files.make_room(|victim| {
+            // A failure stays with the victim: its key is poisoned, its file stays open.
+            let _ = victim.sync_bytes(victim.extent().end, &self.counters);
+            self.watch.changed(victim.id.key_hash);
+        });
+    }
+
     /// Makes everything that was appended survive power loss.
     pub(crate) fn sync_all(&self) -> Result<()> {
+        let dirty = self.files.dirty();
+        let result = self.sync_segments(&dirty);
+        for segment in &dirty {
+            self.watch.changed(segment.id.key_hash);
+        }
+        result
+    }
+
+    fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
         let mut result = Ok(());
         let mut promised = Vec::new();
         let mut last = 0;
-        for segment in self.files.dirty() {
+        for segment in dirty {
             let end = segment.extent().end;
             if segment.is_poisoned() {
                 result = result.and(Err(segment.poisoned()));
-            } else if let Some(mark) = self.promise(&segment, end) {
+            } else if let Some(mark) = self.promise(segment, end) {
                 last = last.max(mark);
                 promised.push((segment, end));
             } else {

@@ -14,6 +14,7 @@ use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
 use crate::store::{Frames, Past, Store};
+use crate::watch::End;
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
 /// by the kernel.
@@ -346,7 +347,7 @@ impl Stream {
         let sequence = segment.id.sequence;
         let extent = segment.extent();
         let segment = Arc::new(segment);
-        store.files.make_room(&store.counters);
+        store.make_room_for_file();
         {
             let mut catalog = self.catalog();
             catalog.push(sequence);
@@ -417,7 +418,9 @@ impl Stream {
                 Err(CreateError::Debris(error)) => {
                     writer.highest = header.sequence;
                     writer.phase = Phase::Stuck;
-                    observe::poisoned(&self.path(store, header.sequence), &error);
+                    let path = self.path(store, header.sequence);
+                    observe::poisoned(&path, &error);
+                    store.watch.end(self.hash, &header.key, &End::Stuck(path));
                     return Err(error);
                 }
             }

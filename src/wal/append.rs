@@ -6,6 +6,7 @@ use super::Wal;
 use super::read::check_key;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
+use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::report::count;
@@ -163,12 +164,13 @@ impl Wal {
         store.check_writable()?;
         check_key(key)?;
         let bytes = self.check_sizes(payloads)?;
-        let appended = loop {
+        let (result, watched) = loop {
             let stream = self.streams.find_or_create(store, key)?;
             let mut writer = stream.writer();
             if writer.phase == Phase::Gone {
                 continue;
             }
+            let is_new = writer.phase == Phase::Empty;
             let result = store
                 .check_open()
                 .and_then(|()| match writer.phase {
@@ -180,8 +182,14 @@ impl Wal {
                 })
                 .and_then(|()| stream.append(store, &mut writer, payloads, durability));
             self.forget_if_empty(&stream, &mut writer);
-            break result?;
+            // Who waits for a key that does not exist knows nothing but its own hash.
+            let hash = if is_new { key_hash(key) } else { stream.hash };
+            break (result, store.watch.is_watched(hash).then_some(hash));
         };
+        if let Some(hash) = watched {
+            store.watch.wake(hash);
+        }
+        let appended = result?;
         count(&store.counters.appended_entries, len_u64(payloads.len()));
         count(&store.counters.appended_bytes, bytes);
         if durability == Durability::Disk {

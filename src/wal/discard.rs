@@ -11,6 +11,7 @@ use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
 use crate::stream::{Expiry, Phase};
+use crate::watch::End;
 
 impl Wal {
     /// Drops the segments that have outlived the retention, of idle keys, too.
@@ -68,7 +69,11 @@ impl Wal {
                     }
                     doomed.push((stream, segments));
                 }
-                Err(error) => report.fail(store, &error),
+                Err(error) => {
+                    // It may have been a sync.
+                    store.watch.changed(stream.hash);
+                    report.fail(store, &error);
+                }
             }
         }
         if doomed.is_empty() {
@@ -111,7 +116,12 @@ impl Wal {
         self.store.check_writable()?;
         let _discarding = self.store.discarding();
         match self.find(key.as_ref())? {
-            Some(stream) => stream.truncate_before(&self.store, index),
+            Some(stream) => {
+                let result = stream.truncate_before(&self.store, index);
+                // A sync may have failed.
+                self.store.watch.changed(stream.hash);
+                result
+            }
             None => Ok(CompactionReport::default()),
         }
     }
@@ -138,6 +148,7 @@ impl Wal {
                 continue;
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
+            let existed = stream.exists();
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
             if let (Phase::Stuck, Err(error)) = (writer.phase, &result) {
                 observe::poisoned(self.store.dir.path(), error);
@@ -146,6 +157,15 @@ impl Wal {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream, 0);
             }
+            let key = key.as_ref();
+            if writer.phase == Phase::Stuck {
+                let path = stream.path(&self.store, writer.highest());
+                self.store.watch.end(stream.hash, key, &End::Stuck(path));
+            } else if existed && !stream.exists() {
+                self.store.watch.end(stream.hash, key, &End::Removed);
+            }
+            drop(writer);
+            self.store.watch.changed(stream.hash);
             return result;
         }
     }

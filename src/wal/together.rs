@@ -9,6 +9,7 @@ use super::append::refs;
 use super::read::check_key;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
+use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::primitives::MutexGuard;
@@ -98,6 +99,11 @@ impl Wal {
                 break self.put_all(&targets, writers, durability)?;
             }
         };
+        for (part, appended) in &appended {
+            store.watch.changed(appended.segment.id.key_hash);
+            // Who waited for a key that did not exist knows nothing but its own hash.
+            store.watch.changed(key_hash(part.key));
+        }
         let entries = parts.iter().map(|part| len_u64(part.payloads.len())).sum();
         count(&store.counters.appended_entries, entries);
         count(&store.counters.appended_bytes, bytes);

@@ -52,11 +52,20 @@ pub struct Done {
     pub result: Result<(), WalError>,
 }
 
+/// An entry that one who follows only what is durable was shown.
+#[derive(Debug)]
+pub struct Shown {
+    pub key: usize,
+    pub content: Bytes,
+    pub moment: Moment,
+}
+
 /// All calls of a schedule.
 #[derive(Debug, Default)]
 pub struct History {
     pub appends: Vec<Append>,
     pub others: Vec<Done>,
+    pub shown: Vec<Shown>,
 }
 
 /// What happened to the log before somebody looks at it.
@@ -212,6 +221,11 @@ impl History {
                 append.contents.contains(&entry.content) && after.may_have(append.span.begin)
             });
             ensure!(issued, "invented: {entry:?}");
+        }
+        let keeps_all = !self.others.iter().any(|other| other.drops(key));
+        for shown in self.shown.iter().filter(|shown| shown.key == key && keeps_all) {
+            let there = seen.iter().any(|entry| entry.content == shown.content);
+            ensure!(there || !after.knows(shown.moment), "shown as durable, and lost: {shown:?}");
         }
         let mut accepted = Vec::new();
         for append in appends() {
