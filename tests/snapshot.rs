@@ -542,7 +542,7 @@ fn a_log_that_was_recovered_can_be_copied() {
         let options = options(journal).clock(clock.clone()).preallocate_bytes(1024);
         let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
         for serial in 0..14_u64 {
-            let batch = (0..1 + serial % 2).map(|at| (None, content(serial + at, 700)));
+            let batch = (0..=serial % 2).map(|at| (None, content(serial + at, 700)));
             wal.append_batch(COLLIDING[usize::from(serial % 3 == 0)], batch, serial % 4 == 0)
                 .unwrap();
         }
