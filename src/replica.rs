@@ -17,12 +17,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::path::PathBuf;
+use std::thread;
 
 use crate::error::{Result, WalError};
 use crate::format::{
     FrameFlags, FrameHeader, MAX_SEQUENCE, Meta, SLOT_OFFSETS, SegmentId, SegmentName,
 };
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full, write_full};
+use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::recovery::{LOST_FLOOR_GAP, fingerprint};
 use crate::report::{Finding, RecoveryReport, SnapshotReport};
 use crate::scan::reach;
@@ -31,6 +34,10 @@ use crate::store::{META_NAME, MetaFile, read_slots};
 
 /// How much is copied at a time.
 const COPY_BYTES: usize = 256 << 10;
+/// So many copies are synced together, by so many threads: then their syncs share what the file system has to
+/// write for each.
+const SYNCED_TOGETHER: usize = 128;
+const SYNC_THREADS: usize = 16;
 /// How much of two segments is compared at the start, where their random numbers are, and at the end.
 const HEAD_BYTES: u64 = 512;
 const LAST_BYTES: u64 = 32;
@@ -88,6 +95,8 @@ pub(crate) struct Replica<'a> {
     meta: MetaFile,
     earlier: Earlier,
     taken: Vec<SegmentId>,
+    /// Copies that have yet to be made durable.
+    unsynced: Vec<(Box<dyn File>, PathBuf)>,
     pub(crate) report: SnapshotReport,
 }
 
@@ -148,11 +157,11 @@ impl<'a> Replica<'a> {
         }
         sync_names(dir)?;
         let report = SnapshotReport::default();
-        Ok(Self { dir, _lock: lock, meta, earlier, taken: Vec::new(), report })
+        let (taken, unsynced) = (Vec::new(), Vec::new());
+        Ok(Self { dir, _lock: lock, meta, earlier, taken, unsynced, report })
     }
 
-    /// Puts a segment there, unless it is, makes it durable but for its name, and checks every entry that
-    /// was not checked by an earlier run.
+    /// Puts a segment there, unless it is, and checks every entry that was not checked by an earlier run.
     pub(crate) fn take(&mut self, id: SegmentId, part: &Part<'_>) -> Result<()> {
         let original = part.segment.file();
         let end = match part.ending {
@@ -224,6 +233,7 @@ impl<'a> Replica<'a> {
     /// Removes what is no part of the copy, and says that it is complete. `original`: the facts of the
     /// directory it was made from.
     pub(crate) fn finish(mut self, original: &Meta) -> Result<SnapshotReport> {
+        self.sync_copies()?;
         self.taken.sort_unstable();
         let mut stale = Vec::new();
         list(self.dir, &mut |name| {
@@ -341,13 +351,41 @@ impl<'a> Replica<'a> {
             if !behind.is_empty() {
                 write_full(&*file, &mut [IoSlice::new(behind)], end)?;
             }
-            file.sync_data()
+            Ok(())
         };
         copy().map_err(|source| WalError::io(&path, "copy the segment", source))?;
+        self.unsynced.push((file, path));
+        if self.unsynced.len() >= SYNCED_TOGETHER {
+            self.sync_copies()?;
+        }
         self.report.copied_segments = self.report.copied_segments.saturating_add(1);
         let bytes = end.saturating_add(len_u64(behind.len()));
         self.report.copied_bytes = self.report.copied_bytes.saturating_add(bytes);
         Ok(())
+    }
+
+    /// Makes the copies durable but for their names.
+    fn sync_copies(&mut self) -> Result<()> {
+        let copies = std::mem::take(&mut self.unsynced);
+        let next = AtomicUsize::new(0);
+        let sync = || -> Result<()> {
+            while let Some((file, path)) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                file.sync_data().map_err(|source| WalError::io(path, "sync the copy", source))?;
+            }
+            Ok(())
+        };
+        if copies.len() < SYNC_THREADS {
+            return sync();
+        }
+        let panicked =
+            || WalError::io(self.dir.path(), "sync the copy", io::ErrorKind::Other.into());
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..SYNC_THREADS).map(|_| scope.spawn(sync)).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| thread.join();
+            // All of them, so that none is left when the first failure is reported.
+            let results: Vec<_> = threads.into_iter().map(join).collect();
+            results.into_iter().try_for_each(|result| result.unwrap_or_else(|_| Err(panicked())))
+        })
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn File>> {

@@ -152,7 +152,7 @@ impl Wal {
     /// [`remove_key`](Self::remove_key) and [`shutdown`](Self::shutdown) wait until it is done.
     ///
     /// *What it costs.* Sealed segments are hard links where the two directories are on one file system,
-    /// else copies; of a key's newest segment what counts is copied. Each copy is synced. Every entry
+    /// else copies; of a key's newest segment what counts is copied. Each copy is synced, 16 at a time. Every entry
     /// that is new in the copy is read and checked. If the directory holds an earlier snapshot of this log,
     /// only what has changed since is linked or copied, and what is no more is removed. Memory: about
     /// 100 bytes for a key.

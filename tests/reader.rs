@@ -267,6 +267,7 @@ fn nothing_is_locked_repaired_or_written() {
                 assert_eq!(reader.first_index(&key).unwrap(), 0);
                 reader.get(&key, 3).unwrap().unwrap();
                 assert!(!reader.segments(&key).unwrap().is_empty());
+                assert_eq!(reader.key_stats(&key).unwrap().next_index, reader.len(&key).unwrap());
             }
             assert_eq!(entries, 50);
             assert_eq!((dir.trace_len(), dir.image()), before);

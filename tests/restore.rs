@@ -179,7 +179,8 @@ fn verify_finds_damage_wherever_it_is() {
     let image = sim.image();
     let names: Vec<String> = image.files().map(|(name, _)| name.to_owned()).collect();
     let mut flips = 0;
-    for name in names.iter().filter(|name| name.ends_with(".log")) {
+    let is_segment = |name: &&String| Path::new(name).extension().is_some_and(|end| end == "log");
+    for name in names.iter().filter(is_segment) {
         let bytes = image.get(name).unwrap();
         // Of a header, there are two.
         for at in (1024..bytes.len()).step_by(41) {

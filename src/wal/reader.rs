@@ -16,7 +16,7 @@ use crate::fs::{Dir, OsDir};
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::recovery::{View, view};
-use crate::report::{RecoveryReport, SegmentInfo};
+use crate::report::{KeyStats, RecoveryReport, SegmentInfo};
 use crate::retention::ClockGuard;
 
 /// A directory opened for reading only: beside the process that writes to it, or after it has died.
@@ -220,6 +220,22 @@ impl WalReader {
     /// As [`Wal::next_index`].
     pub fn next_index(&self, key: impl AsRef<[u8]>) -> Result<u64> {
         self.wal.next_index(key)
+    }
+
+    /// As [`Wal::len`].
+    ///
+    /// # Errors
+    /// As [`Wal::len`].
+    pub fn len(&self, key: impl AsRef<[u8]>) -> Result<u64> {
+        self.wal.len(key)
+    }
+
+    /// As [`Wal::key_stats`].
+    ///
+    /// # Errors
+    /// As [`Wal::key_stats`].
+    pub fn key_stats(&self, key: impl AsRef<[u8]>) -> Result<KeyStats> {
+        self.wal.key_stats(key)
     }
 
     /// As [`Wal::segments`].
