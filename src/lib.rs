@@ -384,6 +384,7 @@ mod format;
 pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
+mod hook;
 mod options;
 mod primitives;
 mod recovery;
@@ -405,10 +406,11 @@ pub use error::{Result, WalError};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use format::rewrite;
+pub use hook::{DropHook, DueSegment, HookResult, Verdict};
 pub use options::{Durability, WalOptions};
 pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
-pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use retention::{ClockTrouble, Retention};
+pub use wal::{KeyOptions, Keys, Wal};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

@@ -12,12 +12,13 @@ use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
-use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
+use crate::format::{Limits, Meta, SLOT_OFFSETS, key_hash, mix};
 use crate::fs::{Dir, File, write_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
+use crate::retention::Share;
 use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::sync::{SyncError, SyncGate};
@@ -36,6 +37,9 @@ pub(crate) enum Past {
 pub(crate) struct Store {
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) options: WalOptions,
+    /// Of keys that have none of their own, and what goes into one of their segments.
+    pub(crate) limits: Limits,
+    share: Share,
     pub(crate) past: Past,
     pub(crate) directory_id: u64,
     pub(crate) files: FileCache,
@@ -71,8 +75,11 @@ impl Store {
         ring: Option<Ring>,
     ) -> Self {
         let opened_ms = options.clock.now_ms();
+        let limits = options.limits();
         Self {
             dir,
+            limits,
+            share: Share::of(&limits, options.segments_per_retention_period),
             ring: ring.map(Arc::new),
             past,
             directory_id: meta.state.directory_id,
@@ -95,6 +102,13 @@ impl Store {
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
         }
+    }
+
+    /// Whether a segment with so many entries, that would go to `end` with the next one, ends before it.
+    pub(crate) fn is_full(&self, segment: &Segment, entries: u32, end: u64) -> bool {
+        let segments = self.options.segments_per_retention_period;
+        let share = segment.limits.map_or(self.share, |limits| Share::of(&limits, segments));
+        entries > 0 && (end > self.options.max_segment_bytes || share.is_full(entries, end))
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -18,12 +18,15 @@
 mod append;
 mod chain;
 mod discard;
+mod expire;
+mod limits;
 mod load;
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use self::expire::Due;
 pub(crate) use append::{Appended, Payload, frame_bytes};
-pub(crate) use discard::Expiry;
+pub(crate) use expire::{Expired, Moment};
 pub(crate) use load::Findings;
 
 use crate::error::{Result, WalError};
@@ -104,8 +107,7 @@ struct Catalog {
     sequences: Box<[u32]>,
     /// The label in the file names, as long as the key is not known.
     label: Box<str>,
-    /// Of the oldest segment; 0 = not known.
-    oldest_expiration_ms: u64,
+    due: Due,
 }
 
 impl Catalog {

@@ -2,11 +2,14 @@
 
 mod append;
 mod discard;
+mod limits;
 mod read;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::thread::ThreadId;
 
+pub use limits::KeyOptions;
 pub use read::Keys;
 
 use crate::clock::millis;
@@ -35,6 +38,8 @@ pub struct Wal {
     streams: Streams,
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
+    /// The thread that asks the hook of a `compact`.
+    asking: Mutex<Option<ThreadId>>,
     /// Released when the log is shut down or dropped.
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -81,6 +86,7 @@ impl Wal {
             streams,
             recovery: report,
             clock_guard: Mutex::new(clock_guard),
+            asking: Mutex::new(None),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -165,9 +171,11 @@ impl Wal {
     ///
     /// # Errors
     /// The first that occurred. The directory is released all the same; the next open checks it.
+    /// [`InDropHook`](WalError::InDropHook): nothing has happened.
     pub fn shutdown(&self) -> Result<()> {
         let store = &self.store;
         store.check_writable()?;
+        self.check_not_in_hook()?;
         if !store.close() {
             return Err(WalError::Closed);
         }

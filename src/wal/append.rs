@@ -130,28 +130,15 @@ impl Wal {
         store.check_writable()?;
         check_key(key)?;
         let bytes = self.check_sizes(payloads)?;
-        let appended = loop {
-            let stream = self.streams.find_or_create(store, key)?;
-            let mut writer = stream.writer();
-            if writer.phase == Phase::Gone {
-                continue;
+        let appended = self.change(key, |store, stream, writer| {
+            if writer.phase == Phase::Damaged {
+                return Err(stream.damaged(store));
             }
-            let result = store
-                .check_open()
-                .and_then(|()| match writer.phase {
-                    Phase::Damaged => Err(stream.damaged(store)),
-                    _ => Ok(()),
-                })
-                .and_then(|()| {
-                    expected.map_or(Ok(()), |expected| check_index(store, &stream, expected))
-                })
-                .and_then(|()| stream.append(store, &mut writer, payloads, durability));
-            if writer.phase == Phase::Empty && !writer.has_tombstone() {
-                writer.phase = Phase::Gone;
-                self.streams.forget(&stream, writer.highest());
+            if let Some(expected) = expected {
+                check_index(store, stream, expected)?;
             }
-            break result?;
-        };
+            stream.append(store, writer, payloads, durability)
+        })?;
         count(&store.counters.appended_entries, len_u64(payloads.len()));
         count(&store.counters.appended_bytes, bytes);
         if durability == Durability::Disk {
