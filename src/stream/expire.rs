@@ -58,15 +58,17 @@ impl Moment {
 }
 
 /// When retention has to look at a stream again, which costs reads. Not before something is old enough,
-/// nor, where counts matter, before something is appended.
+/// nor, where counts matter, before something is appended. Small, because every idle key has one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Due {
-    /// 0: not known.
-    at_ms: u64,
+    /// The moment in units of 1,024 ms, rounded down: to look too early does no harm. 0: not known.
+    at: u32,
     /// Where the tail ended when the stream was looked at; [`ANYWHERE`]: that does not matter.
     end: u32,
 }
 
+/// No moment that comes.
+const NEVER: u32 = u32::MAX;
 /// No segment ends there.
 const ANYWHERE: u32 = u32::MAX;
 
@@ -74,7 +76,7 @@ impl Due {
     /// A stream with one segment.
     pub(super) fn of_the_only(limits: &Limits, expiration_ms: u64) -> Self {
         let end = if counts_matter(limits) { 0 } else { ANYWHERE };
-        Self { at_ms: expiration_ms.saturating_add(limits.max_age_ms), end }
+        Self { at: Self::moment(limits, expiration_ms), end }
     }
 
     /// A stream of which nothing could go.
@@ -85,19 +87,34 @@ impl Due {
             // It could only go if there is something in it, and nothing has to be left.
             None => (newest.entries > 0 && limits.min_entries == 0).then_some(&newest),
         };
-        let at_ms = oldest
-            .map_or(u64::MAX, |oldest| oldest.expiration_ms.saturating_add(limits.max_age_ms));
+        let at = oldest.map_or(NEVER, |oldest| Self::moment(limits, oldest.expiration_ms));
         let fixed = oldest.is_some() && !counts_matter(limits);
-        Self { at_ms, end: if fixed { ANYWHERE } else { crate::scan::reach(newest.bytes) } }
+        Self { at, end: if fixed { ANYWHERE } else { crate::scan::reach(newest.bytes) } }
+    }
+
+    /// When a segment that expires then is old enough.
+    fn moment(limits: &Limits, expiration_ms: u64) -> u32 {
+        if limits.max_age_ms == NO_LIMIT {
+            return NEVER;
+        }
+        Self::units(expiration_ms.saturating_add(limits.max_age_ms))
+    }
+
+    fn units(ms: u64) -> u32 {
+        u32::try_from(ms / 1024).unwrap_or(NEVER).min(NEVER - 1)
     }
 
     pub(super) fn depends_on_the_end(self) -> bool {
         self.end != ANYWHERE
     }
 
+    fn is_known(self) -> bool {
+        self.at != 0
+    }
+
     fn has_come(self, moment: &Moment, end: u32) -> bool {
-        let old_enough = moment.sure_ms.is_some() && self.at_ms <= moment.now_ms;
-        self.at_ms == 0 || old_enough || (self.depends_on_the_end() && self.end != end)
+        let old_enough = moment.sure_ms.is_some() && self.at <= Self::units(moment.now_ms);
+        !self.is_known() || old_enough || (self.depends_on_the_end() && self.end != end)
     }
 }
 
@@ -119,10 +136,14 @@ impl Stream {
         found.limits = newest.limits;
         let limits = newest.limits.unwrap_or(store.limits);
         let sealed = droppable(&chain);
-        let spans: Vec<Span> = sealed.iter().map(Present::span).collect();
+        let window_ms = store.options.window_ms(limits.max_age_ms);
+        let sound = sealed.len() == chain.nodes.len();
+        let spans = spans(&sealed, sound.then_some(newest.created_ms), window_ms);
         let tail = Present::of(&newest).span();
         let mut through_ms = moment.drop_through_ms(store, newest.limits);
-        if moment.now_ms < newest.created_ms {
+        let future = moment.now_ms < newest.created_ms;
+        let timely = moment.sure_ms.is_some() && !future;
+        if future {
             let oldest = spans.first().unwrap_or(&tail).expiration_ms;
             found.from_the_future = through_ms
                 .is_some_and(|through_ms| oldest <= through_ms || !chain.leftovers.is_empty());
@@ -132,7 +153,7 @@ impl Stream {
         let idle = through_ms.is_some_and(|through_ms| newest.expiration_ms <= through_ms)
             && count == chain.nodes.len()
             && limits.min_entries == 0;
-        if through_ms.is_some() || count > 0 {
+        if timely || count > 0 {
             found.segments = leftovers(&chain);
         }
         found.segments.extend(sealed.iter().take(count).map(Doomed::of));
@@ -143,8 +164,7 @@ impl Stream {
         }
         found.newest = writer.newest;
         if found.segments.is_empty() {
-            let sound = sealed.len() == chain.nodes.len();
-            if through_ms.is_some() && sound && found.full.is_none() {
+            if timely && sound && found.full.is_none() {
                 self.catalog().due = Due::next(&limits, &spans, tail);
             }
             return found.full.take().map_or(Ok(found), Err);
@@ -168,7 +188,7 @@ impl Stream {
             if catalog.sequences.is_empty() {
                 return Ok(None);
             }
-            if catalog.due.at_ms != 0 {
+            if catalog.due.is_known() {
                 return Ok(Some(catalog.due));
             }
         }
@@ -179,7 +199,14 @@ impl Stream {
         if counts_matter(&limits) {
             return Ok(Some(Due::default()));
         }
+        let window_ms = store.options.window_ms(limits.max_age_ms);
         let expiration_ms = match self.segment(store, oldest) {
+            Ok(segment)
+                if oldest != newest.id.sequence
+                    && segment.expiration_ms.saturating_sub(segment.created_ms) > window_ms =>
+            {
+                return Ok(Some(Due::default()));
+            }
             Ok(segment) => segment.expiration_ms,
             Err(WalError::Expired) => return Ok(None), // somebody else is at it
             // Perhaps not part of the row at all.
@@ -285,4 +312,17 @@ impl Stream {
         drop(doomed);
         Ok(!expired.segments.is_empty())
     }
+}
+
+/// The sealed segments as retention sees them. The last one's successor was created at `end_ms`, if it has
+/// one. With a longer window than the retention gives now, a segment counts as expired when its successor
+/// was created: there are no younger entries in it.
+fn spans(sealed: &[Present], end_ms: Option<u64>, window_ms: u64) -> Vec<Span> {
+    let created = sealed.iter().skip(1).map(|next| Some(next.created_ms));
+    let span = |(present, end_ms): (&Present, Option<u64>)| {
+        let longer = present.expiration_ms.saturating_sub(present.created_ms) > window_ms;
+        let end_ms = end_ms.filter(|_| longer).unwrap_or(present.expiration_ms);
+        Span { expiration_ms: present.expiration_ms.min(end_ms), ..present.span() }
+    };
+    sealed.iter().zip(created.chain([end_ms])).map(span).collect()
 }

@@ -70,7 +70,7 @@ impl Wal {
     /// [`remove_key`](Self::remove_key) forgets it.
     ///
     /// The key starts a new segment, which costs as much as one that is full; nothing where the key has this
-    /// retention already. Segments keep the window they were created with.
+    /// retention already. Segments are dropped whole, so what shares one with an entry that stays does, too.
     ///
     /// ```
     /// # use keywal::{Retention, Wal, WalOptions};
