@@ -50,7 +50,7 @@ use crate::options::WalOptions;
 /// let orders = Retention::keep_for(Duration::from_secs(60 * 60 * 24)).min_entries(100).max_bytes(1 << 30);
 /// # assert_ne!((audit, clicks), (latest, orders));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Retention {

@@ -21,6 +21,10 @@ pub enum Op {
     Remove(usize),
     SyncKey(usize),
     Sync,
+    /// From now on, nothing is dropped for its age.
+    Forever(usize),
+    /// From now on, the last entry is kept, and no segment before it.
+    Last(usize),
     /// Lets the retention pass and compacts.
     Compact,
     /// Shuts down and opens again.
@@ -41,6 +45,8 @@ impl fmt::Display for Op {
             Self::Truncate(key) => write!(f, "truncate:{key}"),
             Self::Remove(key) => write!(f, "remove:{key}"),
             Self::SyncKey(key) => write!(f, "sync:{key}"),
+            Self::Forever(key) => write!(f, "forever:{key}"),
+            Self::Last(key) => write!(f, "last:{key}"),
             Self::Sync => write!(f, "sync"),
             Self::Compact => write!(f, "compact"),
             Self::Shutdown => write!(f, "shutdown"),
@@ -64,6 +70,8 @@ impl FromStr for Op {
             ("rotate", _) => Self::Rotate(key),
             ("truncate", _) => Self::Truncate(key),
             ("remove", _) => Self::Remove(key),
+            ("forever", _) => Self::Forever(key),
+            ("last", _) => Self::Last(key),
             ("sync", true) => Self::SyncKey(key),
             ("sync", false) => Self::Sync,
             ("compact", _) => Self::Compact,
@@ -82,6 +90,7 @@ impl Op {
         ops.extend([Self::Sync, Self::Cut(0), Self::Cut(3)]);
         for key in 0..2 {
             ops.extend([Self::Batch(key), Self::Truncate(key), Self::Remove(key)]);
+            ops.extend([Self::Forever(key), Self::Last(key)]);
         }
         ops
     }
@@ -103,6 +112,8 @@ impl Op {
             | Self::Rotate(key)
             | Self::Truncate(key)
             | Self::Remove(key)
+            | Self::Forever(key)
+            | Self::Last(key)
             | Self::SyncKey(key) => Some(key),
             _ => None,
         }
