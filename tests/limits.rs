@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywal::fs::sim::SimDir;
+use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
 use keywal::{
     ClockTrouble, CompactionReport, DueSegment, EntryRef, HookResult, KeyOptions, ManualClock,
     Retention, Verdict, Wal, WalError, WalOptions,
@@ -372,6 +372,48 @@ fn what_cannot_be_kept_is_refused_and_changes_nothing() {
     assert!(matches!(wal.set_retention("k", None), Err(WalError::Closed)));
     assert!(matches!(wal.create_key("k", KeyOptions::default()), Err(WalError::Closed)));
     assert!(matches!(wal.retention("k"), Err(WalError::Closed)));
+}
+
+#[test]
+fn a_key_whose_files_are_in_doubt_is_refused() {
+    let log = Log::new();
+    let wal = log.open();
+    for call in [CallKind::Write, CallKind::Remove] {
+        let kind = FaultKind::Error(5);
+        log.sim.inject(Fault { call, nth: 0, kind, forever: true, name_contains: None });
+    }
+    // The first segment can be neither written nor removed.
+    assert!(wal.append_entry("k", None, "x", false).is_err());
+    log.sim.clear_faults();
+    for result in [
+        wal.create_key("k", KeyOptions::default()).map(drop),
+        wal.set_retention("k", Retention::FOREVER),
+    ] {
+        assert!(matches!(result, Err(WalError::Poisoned { .. })), "{result:?}");
+    }
+    drop(wal);
+    let wal = log.open();
+    assert!(wal.create_key("k", KeyOptions::default()).unwrap());
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_the_old_retention_and_the_entries() {
+    let log = Log::new();
+    let wal = log.open();
+    fill(&wal, "k", 2);
+    let kind = FaultKind::Error(28);
+    let (nth, forever, name_contains) = (0, true, None);
+    log.sim.inject(Fault { call: CallKind::Create, nth, kind, forever, name_contains });
+    let result = wal.set_retention("k", Retention::FOREVER);
+    assert!(matches!(result, Err(WalError::StorageFull { .. })), "{result:?}");
+    let result = wal.create_key("new", KeyOptions::default());
+    assert!(matches!(result, Err(WalError::StorageFull { .. })), "{result:?}");
+    assert_eq!(wal.retention("k").unwrap(), None);
+    assert_eq!(wal.enumerate_keys().unwrap().count(), 1);
+    log.sim.clear_faults();
+    wal.set_retention("k", Retention::FOREVER).unwrap();
+    fill(&wal, "k", 1);
+    assert_eq!(left(&wal, "k"), (0, 3));
 }
 
 #[test]

@@ -39,8 +39,24 @@ impl Stream {
         self.unlink_if_first_and_empty(store, &old)
     }
 
-    /// Creates the key, which has no segment yet. It survives power loss when this returns.
-    pub(crate) fn start(
+    /// Creates the key, unless it has a segment. It survives power loss when this returns `true`.
+    pub(crate) fn create_key(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        limits: Option<Limits>,
+        metadata: &[u8],
+    ) -> Result<bool> {
+        match writer.phase {
+            Phase::Unloaded | Phase::Gone => Err(WalError::Closed),
+            // Perhaps half removed.
+            Phase::Stuck => Err(self.stuck(store, writer)),
+            Phase::Empty => self.start(store, writer, limits, metadata).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    fn start(
         &self,
         store: &Store,
         writer: &mut Writer,

@@ -159,7 +159,7 @@ impl Wal {
         if asking == Some(thread::current().id()) { Err(WalError::InDropHook) } else { Ok(()) }
     }
 
-    /// Drops the segments of a key that hold only entries before `index`, whatever their age. Entries
+    /// Drops the segments of a key that hold only entries before `index`, whatever its retention. Entries
     /// before `index` that share a segment with a later one stay. An `index` at or behind
     /// [`next_index`](Self::next_index) drops all entries; the numbers go on.
     ///

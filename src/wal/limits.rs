@@ -56,10 +56,7 @@ impl Wal {
             return Err(WalError::InvalidOptions(text));
         }
         self.change(key.as_ref(), |store, stream, writer| {
-            if stream.exists() {
-                return Ok(false);
-            }
-            stream.start(store, writer, limits, &options.metadata).map(|()| true)
+            stream.create_key(store, writer, limits, &options.metadata)
         })
     }
 
