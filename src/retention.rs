@@ -209,7 +209,7 @@ impl Share {
     /// The limits divided into so many segments.
     pub(crate) fn of(limits: &Limits, segments: u32) -> Self {
         let divide = |limit: u64| {
-            if limit == NO_LIMIT { NO_LIMIT } else { limit / u64::from(segments.max(1)) }
+            if limit == NO_LIMIT { NO_LIMIT } else { limit.div_ceil(u64::from(segments.max(1))) }
         };
         let bytes = divide(limits.max_bytes).max(Self::MIN_BYTES);
         Self { bytes, entries: divide(limits.max_entries) }

@@ -352,8 +352,8 @@ fn what_cannot_be_kept_is_refused_and_changes_nothing() {
             assert!(matches!(result, Err(WalError::InvalidOptions(_))), "{refused:?}: {result:?}");
         }
     }
-    let long = KeyOptions::default().metadata(vec![0; 65_536]);
-    assert!(matches!(wal.create_key("k", long), Err(WalError::InvalidOptions(_))));
+    let too_much = KeyOptions::default().metadata(vec![0; 65_536]);
+    assert!(matches!(wal.create_key("k", too_much), Err(WalError::InvalidOptions(_))));
     let key = vec![b'k'; 65_536];
     let too_long = |result: keywal::Result<()>| {
         assert!(matches!(result, Err(WalError::KeyTooLong { bytes: 65_536 })), "{result:?}");

@@ -96,7 +96,7 @@ impl FileHeader {
         let limits = self.limits.map_or([0; 4], |limits| {
             [limits.max_age_ms, limits.max_entries, limits.max_bytes, limits.min_entries]
         });
-        limits.iter().for_each(|limit| out.extend(limit.to_le_bytes()));
+        out.extend(limits.into_iter().flat_map(u64::to_le_bytes));
         out.extend([0; RESERVED_BYTES]);
         out.extend(length(self.metadata.len()));
         out.extend(length(self.key.len()));

@@ -1,7 +1,5 @@
 //! A key's own limits and metadata: in the header of its newest segment, and handed on from there.
 
-use std::sync::Arc;
-
 use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::Limits;
@@ -27,7 +25,7 @@ impl Stream {
         }
         let Some(old) = self.newest(store)? else { return Err(WalError::Expired) };
         if old.limits == limits {
-            return self.secure(store, &old);
+            return secure(store, &old);
         }
         // With limits of its own, nothing explains a gap in the row any more.
         self.unlink_leftovers(store)?;
@@ -35,7 +33,7 @@ impl Stream {
         let facts = (limits, &*old.metadata);
         let new = self.create(store, writer, Some(&old), facts, store.now_ms())?;
         self.catalog().due = super::Due::default();
-        self.secure(store, &new)?;
+        secure(store, &new)?;
         self.unlink_if_first_and_empty(store, &old)
     }
 
@@ -64,13 +62,14 @@ impl Stream {
         metadata: &[u8],
     ) -> Result<()> {
         let first = self.create(store, writer, None, (limits, metadata), store.now_ms())?;
-        self.secure(store, &first)
+        secure(store, &first)
     }
+}
 
-    fn secure(&self, store: &Store, segment: &Arc<Segment>) -> Result<()> {
-        if segment.is_poisoned() {
-            return Err(segment.poisoned());
-        }
-        store.make_durable(segment, segment.extent().end)
+/// Makes what the segment says survive power loss.
+fn secure(store: &Store, segment: &Segment) -> Result<()> {
+    if segment.is_poisoned() {
+        return Err(segment.poisoned());
     }
+    store.make_durable(segment, segment.extent().end)
 }

@@ -101,6 +101,10 @@ pub struct World {
     pub refs_read: u64,
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn text(what: &str, error: &WalError) -> String {
     format!("{what}: {error}: {error:?}")
 }
@@ -154,8 +158,8 @@ impl World {
 
     fn window_of(&self, retention: Option<Retention>) -> u64 {
         let age = retention.unwrap_or(self.usual()).max_age;
-        let window = age.map(|age| age / self.limits.segments).unwrap_or(Duration::MAX);
-        window.min(Duration::from_secs(49 * 86_400)).as_millis() as u64
+        let window = age.map_or(Duration::MAX, |age| age / self.limits.segments);
+        millis(window.min(Duration::from_secs(49 * 86_400)))
     }
 
     fn max_entry_bytes(&self) -> u64 {
@@ -490,7 +494,7 @@ impl World {
         let Some(newest) = segments.last() else { return model.next() };
         let now_ms = now_ms.filter(|now_ms| *now_ms >= newest.created_ms);
         let now_ms = now_ms.map(|now_ms| if model.own.is_some() { sure_ms } else { now_ms });
-        let max_age_ms = retention.max_age.map(|age| age.as_millis() as u64);
+        let max_age_ms = retention.max_age.map(millis);
         for (at, segment) in segments.iter().enumerate() {
             let later = &segments[at + 1..];
             let mut end_ms = segment.expiration_ms;
@@ -555,7 +559,7 @@ impl World {
         let many = retention.max_entries.is_some_and(|max| left >= max)
             || retention.max_bytes.is_some_and(|max| bytes >= max);
         let age_of = |kept: &Kept| self.now_ms().saturating_sub(kept.entry.timestamp_ms);
-        let max_age_ms = retention.max_age.map_or(u64::MAX, |age| age.as_millis() as u64);
+        let max_age_ms = retention.max_age.map_or(u64::MAX, millis);
         for kept in old.iter().filter(|_| !many) {
             let age = age_of(kept);
             ensure!(age >= max_age_ms && now_ms.is_some(), "entry of {age} ms would be dropped");
