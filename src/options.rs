@@ -87,9 +87,9 @@ pub struct WalOptions {
     pub min_entries_per_key: u64,
 
     /// Asked before retention drops a segment, so that it can be archived, or kept for now. Default: none.
-    /// [`before_drop`](Self::before_drop) sets it.
+    /// The setter of the same name says what it is told.
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub drop_hook: Option<DropHook>,
+    pub before_drop: Option<DropHook>,
 
     /// A segment also ends when the next frame would take it past this many bytes. Default 64 MiB: a
     /// crash makes the next open read at most this much per key that was being written. From 4 KiB to
@@ -148,7 +148,7 @@ impl Default for WalOptions {
             max_entries_per_key: None,
             max_bytes_per_key: None,
             min_entries_per_key: 0,
-            drop_hook: None,
+            before_drop: None,
             max_segment_bytes: 64 << 20,
             max_entry_bytes: 16 << 20,
             max_open_files: 512,
@@ -242,7 +242,7 @@ impl WalOptions {
         mut self,
         hook: impl Fn(&DueSegment<'_>) -> HookResult + Send + Sync + 'static,
     ) -> Self {
-        self.drop_hook = Some(DropHook::new(hook));
+        self.before_drop = Some(DropHook::new(hook));
         self
     }
 

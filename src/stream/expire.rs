@@ -170,7 +170,8 @@ impl Stream {
             return found.full.take().map_or(Ok(found), Err);
         }
         // Where nothing that is old enough may stay, one moment for all keys tells recovery what was to go.
-        if newest.limits.is_none() && limits.min_entries == 0 && store.options.drop_hook.is_none() {
+        if newest.limits.is_none() && limits.min_entries == 0 && store.options.before_drop.is_none()
+        {
             let old_enough = |doomed: &&mut Doomed| {
                 through_ms.is_some_and(|through_ms| doomed.expiration_ms <= through_ms)
             };

@@ -27,8 +27,10 @@ impl Stream {
         if old.limits == limits {
             return secure(store, &old);
         }
-        // With limits of its own, nothing explains a gap in the row any more.
+        // With limits of its own, nothing explains a gap in the row any more: what was dropped must not come
+        // back, though the journal could let the new segment survive before that is sure.
         self.unlink_leftovers(store)?;
+        store.sync_names(store.latest_name_change())?;
         self.seal(store, writer, &old)?;
         let facts = (limits, &*old.metadata);
         let new = self.create(store, writer, Some(&old), facts, store.now_ms())?;

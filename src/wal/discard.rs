@@ -76,7 +76,7 @@ impl Wal {
             store.drops_are_done.store(false, Ordering::Relaxed);
         }
         let mut doomed = self.find_doomed(&moment, &mut report);
-        if let Some(hook) = &store.options.drop_hook {
+        if let Some(hook) = &store.options.before_drop {
             self.ask_hook(hook, &mut doomed, &mut report);
         }
         // Recovery has to know the reason for gaps, and successors have to survive, before anything goes.
