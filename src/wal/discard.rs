@@ -1,6 +1,5 @@
 //! Dropping: retention, truncation, removal of keys.
 
-use std::error::Error;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -222,9 +221,9 @@ impl CompactionReport {
             _ => store.dir.path().to_owned(),
         };
         if self.failures.len() < MAX_LISTED {
-            let what = match error.source() {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
+            let what = match error {
+                WalError::Io { source, .. } => format!("{error}: {source}"),
+                _ => error.to_string(),
             };
             self.failures.push(Finding { path, offset: 0, bytes: 0, what });
         }
