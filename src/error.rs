@@ -32,15 +32,27 @@ pub enum WalError {
     },
 
     /// An entry or a whole batch is larger than the options allow. Split it, or raise
-    /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes) (for a batch
-    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes)).
-    #[error("{bytes} bytes; max_entry_bytes (for a batch max_segment_bytes) allows {max}")]
+    /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes); for a batch
+    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes), and for one of several keys
+    /// [`journal_bytes`](crate::WalOptions::journal_bytes), a quarter of which it may fill.
+    #[error(
+        "{bytes} bytes; max_entry_bytes (for a batch max_segment_bytes, of several keys a quarter of \
+         journal_bytes) allows {max}"
+    )]
     TooLarge {
         /// Size of what was refused.
         bytes: u64,
         /// The limit it passed.
         max: u64,
     },
+
+    /// Entries of several keys go together only through a journal, and there is none: set
+    /// [`journal_bytes`](crate::WalOptions::journal_bytes). (If it is set, the disk was too full for the
+    /// journal when the directory was opened: make space and reopen.)
+    #[error(
+        "entries of several keys need a journal; set journal_bytes, with space for it on the disk"
+    )]
+    NoJournal,
 
     /// The key's next index is not the expected one: somebody else appended. Read what is new, decide
     /// again, retry.

@@ -123,6 +123,13 @@ pub struct WalOptions {
     /// directory is opened. Affects speed, not what survives.
     pub journal_bytes: u64,
 
+    /// Whether opening the directory after a crash checks the newest segment of every key, so that the
+    /// [report](crate::Wal::recovery_report) names all damage and all torn writes. Default `true`. With `false`
+    /// each key is checked when it is first used, just as thoroughly: opening then takes time for the names of
+    /// the files and for the journal only, however many keys there are. Damage shows up where it is read. A
+    /// shutdown then leaves the directory clean only if every key has been used.
+    pub check_on_open: bool,
+
     /// Permissions of the directory if it has to be created; the umask narrows them. Default `0o700`.
     pub dir_mode: u32,
 
@@ -154,6 +161,7 @@ impl Default for WalOptions {
             max_open_files: 512,
             preallocate_bytes: 0,
             journal_bytes: 0,
+            check_on_open: true,
             dir_mode: 0o700,
             file_mode: 0o600,
             clock: system_clock(),
@@ -278,6 +286,13 @@ impl WalOptions {
     #[must_use]
     pub fn journal_bytes(mut self, bytes: u64) -> Self {
         self.journal_bytes = bytes;
+        self
+    }
+
+    /// Sets [`check_on_open`](Self::check_on_open).
+    #[must_use]
+    pub fn check_on_open(mut self, check: bool) -> Self {
+        self.check_on_open = check;
         self
     }
 

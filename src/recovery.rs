@@ -1,7 +1,8 @@
 //! Opening a directory: lock it, list it, find out what happened to it, check what has to be checked.
 //!
 //! Recovery deletes nothing but what is left of removed keys, and overwrites nothing. It reads no
-//! segment after a clean shutdown, and else the newest segment of every key.
+//! segment after a clean shutdown, and else the newest segment of every key, now or when the key is first
+//! used.
 
 #![warn(
     clippy::unwrap_used,
@@ -13,9 +14,9 @@
 
 mod replay;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -26,7 +27,7 @@ use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix
 use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
-use crate::report::{Finding, RecoveryReport};
+use crate::report::{Counters, Finding, RecoveryReport};
 use crate::ring::{JOURNAL_NAME, Ring};
 use crate::segment::{NO_HEADER, OpenError, Segment};
 use crate::store::{META_NAME, MetaFile, Past, Store};
@@ -36,10 +37,10 @@ use crate::streams::Streams;
 /// How far the floor is raised when it may have been lost: more segments than a key that was removed
 /// is thought to have had beyond all that still exist.
 const LOST_FLOOR_GAP: u32 = 1 << 16;
-/// From so many keys on, several threads check them.
-const PARALLEL_KEYS: usize = 64;
-/// More threads than this only wait for the disk.
-const MAX_WORKERS: usize = 8;
+/// From so many segments on, several threads work on them.
+const PARALLEL: usize = 64;
+/// How many. They wait for the disk, so there may be more of them than cores.
+const WORKERS: usize = 16;
 
 /// An open directory.
 pub(crate) struct Opened {
@@ -70,14 +71,15 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: WalOptions) -> Result<Opened> {
             report.segments = listing.segments;
         }
     }
-    let ring = open_journal(&*dir, &mut meta, epoch, options.journal_bytes)?;
-    let store = Store::new(dir, options, past, meta, ring);
+    let counters = Arc::<Counters>::default();
+    let ring = open_journal(&*dir, &mut meta, epoch, options.journal_bytes, &counters)?;
+    let store = Store::new(dir, options, past, meta, ring, counters);
     let streams = listing.into_streams(&store, &mut report)?;
     report.clean = past == Past::Clean;
     // Names that are there survive the next crash, whatever became of the last one who synced them.
     store.sync_names(store.name_changed())?;
     if past == Past::Unclean {
-        check_all(&store, &streams, &mut report)?;
+        check(&store, &streams, &mut report)?;
     }
     report.keys = crate::fs::len_u64(streams.all().iter().filter(|stream| stream.exists()).count());
     report.elapsed = started.elapsed();
@@ -91,6 +93,7 @@ fn open_journal(
     meta: &mut MetaFile,
     epoch: u32,
     capacity: u64,
+    counters: &Arc<Counters>,
 ) -> Result<Option<Ring>> {
     let path = dir.path().join(JOURNAL_NAME);
     let before = meta.state().journal_bytes;
@@ -113,7 +116,8 @@ fn open_journal(
             _ => return Ok(None),
         }
     }
-    let ring = match Ring::open(dir, capacity, meta.state().directory_id, epoch) {
+    let directory_id = meta.state().directory_id;
+    let ring = match Ring::open(dir, capacity, directory_id, epoch, Arc::clone(counters)) {
         Ok(ring) => ring,
         Err(source) => match WalError::io(&path, "create the journal", source) {
             WalError::StorageFull { .. } => {
@@ -356,38 +360,21 @@ fn usual_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
     Ok(votes.into_iter().max_by_key(|(_, count)| *count).map(|(directory_id, _)| directory_id))
 }
 
-/// Loads all streams and puts what was found into the report.
-fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
+/// Loads the streams, all or as few as will do, and puts what was found into the report.
+fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
     let all = streams.all();
-    // Asking for the number of cores reads several files of the system.
-    let workers = if all.len() < PARALLEL_KEYS {
-        1
+    let checked = if store.options.check_on_open {
+        in_parallel(&all, |stream| stream.load(store, &mut stream.writer())).ok_or_else(|| {
+            let source = io::Error::other("a thread that checked segments panicked");
+            WalError::io(store.dir.path(), "check the segments", source)
+        })?
     } else {
-        thread::available_parallelism().map_or(1, NonZero::get).min(MAX_WORKERS)
+        check_newest(store, &all)
     };
-    let next = AtomicUsize::new(0);
-    let check = || {
-        let mut results = Vec::new();
-        while let Some(stream) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-            results.push((Arc::clone(stream), stream.load(store, &mut stream.writer())));
-        }
-        results
-    };
-    let results = if workers == 1 {
-        check()
-    } else {
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(check)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        })
-    };
-    if results.len() != all.len() {
-        let source = io::Error::other("a thread that checked segments panicked");
-        return Err(WalError::io(store.dir.path(), "check the segments", source));
-    }
     let mut highest = 0;
     let mut removed = Vec::new();
-    for (stream, result) in results {
+    report.unchecked_keys = crate::fs::len_u64(all.len().saturating_sub(checked.len()));
+    for (stream, result) in checked {
         if let Some(mut findings) = readable(result, report)? {
             highest = highest.max(findings.highest);
             if !findings.removed.is_empty() {
@@ -414,6 +401,51 @@ fn check_all(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> R
         finish_removal(store, streams, &stream, &sequences)?;
     }
     Ok(())
+}
+
+type Checked = Vec<(Arc<Stream>, Result<Findings>)>;
+
+/// Loads streams until the highest number is known that any of them has used: names alone say little.
+fn check_newest(store: &Store, all: &[Arc<Stream>]) -> Checked {
+    let mut by_name: Vec<(u32, &Arc<Stream>)> =
+        all.iter().map(|stream| (stream.writer().highest(), stream)).collect();
+    by_name.sort_unstable_by_key(|(named, stream)| (Reverse(*named), stream.hash));
+    let mut highest = 0;
+    let mut checked = Vec::new();
+    for (named, stream) in by_name {
+        if named <= highest {
+            break;
+        }
+        let result = stream.load(store, &mut stream.writer());
+        highest = result.as_ref().map_or(highest, |findings| findings.highest.max(highest));
+        checked.push((Arc::clone(stream), result));
+    }
+    checked
+}
+
+/// Does something to every stream, with several threads if there are many: they wait for the disk.
+/// `None`: one of them panicked.
+fn in_parallel<T: Clone + Send + Sync, R: Send>(
+    all: &[T],
+    each: impl Fn(&T) -> R + Sync,
+) -> Option<Vec<(T, R)>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut results = Vec::new();
+        while let Some(item) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            results.push((item.clone(), each(item)));
+        }
+        results
+    };
+    let results: Vec<(T, R)> = if all.len() < PARALLEL {
+        work()
+    } else {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        })
+    };
+    (results.len() == all.len()).then_some(results)
 }
 
 /// Deletes what is left of a key that was removed.

@@ -38,11 +38,14 @@ pub struct RecoveryReport {
     pub segments: u64,
     /// Keys, as far as their files could be read.
     pub keys: u64,
+    /// Keys that are checked when they are first used: see
+    /// [`check_on_open`](crate::WalOptions::check_on_open).
+    pub unchecked_keys: u64,
     /// Entries found in the active segments that were checked.
     pub entries_checked: u64,
     /// Bytes of the active segments that were checked.
     pub bytes_checked: u64,
-    /// Bytes that only the journal had, and that were moved to their segments.
+    /// Bytes that the journal had, and that were written to their segments, or written there again.
     pub journal_bytes: u64,
     /// Unfinished writes at the ends of segments. Nobody was promised these bytes; they stay where
     /// they are and are never read.

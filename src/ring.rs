@@ -15,9 +15,10 @@
     clippy::as_conversions
 )]
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ahash::{HashSet, HashSetExt};
 
@@ -26,6 +27,7 @@ use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
 use crate::fs::{Dir, File, Mapping, OpenMode, len_u64, read_full, write_full};
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
+use crate::report::Counters;
 use crate::sync::{SyncError, SyncGate};
 
 /// Name of the journal's file.
@@ -63,10 +65,11 @@ pub(crate) struct Ring {
     tail: AtomicU64,
     /// Marks are positions.
     gate: SyncGate,
-    /// Held by whoever moves records on to their segments: how far that has been done.
-    pub(crate) applied: Mutex<u64>,
-    /// As `applied`, to see without the lock whether there is something to do.
-    applied_hint: AtomicU64,
+    counters: Arc<Counters>,
+    /// Held by whoever moves records on to their segments.
+    pub(crate) moving: Mutex<()>,
+    /// Records before this are in their segments. As `State::waiting` has it, for who does not hold the lock.
+    moved: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -82,16 +85,26 @@ struct State {
     segments: HashSet<SegmentId>,
     /// Names promised to survive because the journal knows them.
     names: u64,
+    /// The segments that do not have all their records yet: no such record of theirs is before this position.
+    waiting: BTreeSet<Waiting>,
 }
 
-/// A promise that a segment's bytes and name survive once the journal does.
-pub(crate) struct Promise<'a> {
+/// A segment that waits for its records, from a position on.
+pub(crate) type Waiting = (u64, SegmentId);
+
+/// A promise that a segment's bytes survive once the journal does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Promise {
     pub(crate) segment: SegmentId,
     /// The segment's name is promised, too.
     pub(crate) name: bool,
-    /// Told the tail, whether the journal has all that is missing elsewhere.
-    pub(crate) allowed: &'a dyn Fn(u64) -> bool,
 }
+
+/// Promises, and what tells from the tail whether they can be given: the journal must have all that is
+/// missing elsewhere.
+pub(crate) type Promises<'a> = (&'a [Promise], &'a dyn Fn(u64) -> bool);
+
+pub(crate) const NO_PROMISES: Promises<'static> = (&[], &|_| true);
 
 /// What [`Ring::append`] comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +117,12 @@ pub(crate) enum Outcome {
 }
 
 impl State {
-    fn note(&mut self, promise: &Promise<'_>, mark: u64) {
+    /// Records before this are in their segments.
+    fn moved(&self) -> u64 {
+        self.waiting.first().map_or(self.head, |(position, _)| *position)
+    }
+
+    fn note(&mut self, promise: Promise, mark: u64) {
         self.promised = self.promised.max(mark);
         self.segments.insert(promise.segment);
         self.names = self.names.saturating_add(u64::from(promise.name));
@@ -128,7 +146,13 @@ impl Ring {
     /// Opens the journal's file, an empty one of `capacity` bytes, which is a power of two. What an
     /// existing file of this size holds is of no use to anybody any more. The name waits for a sync of
     /// the directory.
-    pub(crate) fn open(dir: &dyn Dir, capacity: u64, key: u64, epoch: u32) -> io::Result<Self> {
+    pub(crate) fn open(
+        dir: &dyn Dir,
+        capacity: u64,
+        key: u64,
+        epoch: u32,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
             Ok(file) if file.len()? == capacity => file,
             Ok(_) => {
@@ -155,12 +179,14 @@ impl Ring {
                 promised: 0,
                 segments: HashSet::new(),
                 names: 0,
+                waiting: BTreeSet::new(),
             }),
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
             gate: SyncGate::new(0),
-            applied: Mutex::new(0),
-            applied_hint: AtomicU64::new(0),
+            counters,
+            moving: Mutex::new(()),
+            moved: AtomicU64::new(0),
         })
     }
 
@@ -194,7 +220,12 @@ impl Ring {
 
     /// Longest record, its header included, that is accepted.
     pub(crate) fn fits(&self, body_bytes: u64) -> bool {
-        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.capacity / 4
+        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.most_together()
+    }
+
+    /// Most bytes of records that are appended together.
+    pub(crate) fn most_together(&self) -> u64 {
+        self.capacity / 4
     }
 
     /// Space that only short records which end something may use, so that they are never refused.
@@ -214,11 +245,7 @@ impl Ring {
 
     /// Bytes of records that have yet to be moved on to their segments, more or less.
     pub(crate) fn backlog(&self) -> u64 {
-        self.head().saturating_sub(self.applied_hint.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_applied_hint(&self, applied: u64) {
-        self.applied_hint.store(applied, Ordering::Relaxed);
+        self.head().saturating_sub(self.moved.load(Ordering::Relaxed))
     }
 
     /// Whether a sync or a write has failed: nothing is appended any more.
@@ -234,13 +261,14 @@ impl Ring {
     // ---- appending ----
 
     /// Appends records, all or none; recovery sees them so, too, if all but the last continue. `placed`
-    /// is told where each one stands before anybody else can see it. With promises, as
-    /// [`Self::promise`] has them, for what comes before the records and for themselves.
+    /// is told where each one stands before anybody else can see it, and says whether the segment waits for
+    /// it, and for none before it. With promises, as [`Self::promise`] has them, for what comes before the
+    /// records and for themselves.
     pub(crate) fn append(
         &self,
         pieces: &[Piece<'_>],
-        promises: &[Promise<'_>],
-        mut placed: impl FnMut(usize, &RecordHeader),
+        (promises, allowed): Promises<'_>,
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
         let ends = pieces.iter().all(|piece| piece.parts.is_empty());
@@ -250,40 +278,56 @@ impl Ring {
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);
         }
-        if !promises.iter().all(|promise| (promise.allowed)(state.tail)) {
+        if !promises.is_empty() && !allowed(state.tail) {
             return Ok(Outcome::NotAllowed);
         }
-        let mut position = state.head;
-        for (at, piece) in pieces.iter().enumerate() {
-            let header = self.header(&state, piece, position);
+        let tail = state.tail;
+        let headers = pieces.iter().scan(state.head, |position, piece| {
+            let header = self.header(tail, piece, *position);
+            *position = header.next();
+            Some(header)
+        });
+        for (header, piece) in headers.clone().zip(pieces) {
             if let Err(error) = self.put(&header, piece.parts) {
-                // It must not come back, neither whole nor in part.
-                let zeros = [0; RecordHeader::BYTES];
-                let undone = self.store(state.head, &zeros).and_then(|()| self.file.sync_data());
-                if undone.is_err() {
-                    self.gate.poison();
-                }
+                self.undo(headers);
                 return Err(error);
             }
-            placed(at, &header);
+        }
+        let mut position = state.head;
+        for (at, header) in headers.enumerate() {
+            if placed(at, &header) {
+                state.waiting.insert((header.position, header.record.segment));
+            }
             position = header.next();
         }
         for promise in promises {
-            state.note(promise, position);
+            state.note(*promise, position);
         }
         state.head = position;
         self.head.store(position, Ordering::Release);
+        self.moved.store(state.moved(), Ordering::Relaxed);
         Ok(Outcome::Appended)
     }
 
-    fn header(&self, state: &State, piece: &Piece<'_>, position: u64) -> RecordHeader {
+    /// Makes sure that records which were written in part do not come back, none of them.
+    fn undo(&self, mut headers: impl Iterator<Item = RecordHeader>) {
+        let zeros = [0; RecordHeader::BYTES];
+        let undone = headers
+            .try_for_each(|header| self.store(header.position, &zeros))
+            .and_then(|()| self.file.sync_data());
+        if undone.is_err() {
+            self.gate.poison();
+        }
+    }
+
+    fn header(&self, tail: u64, piece: &Piece<'_>, position: u64) -> RecordHeader {
         let back = |to: u64| u32::try_from(position.saturating_sub(to)).unwrap_or(u32::MAX);
         RecordHeader {
             record: piece.record,
             position,
             epoch: self.epoch,
             back: if piece.previous == NOWHERE { 0 } else { back(piece.previous) },
-            tail_back: back(state.tail),
+            tail_back: back(tail),
             durable_back: back(self.gate.durable()),
         }
     }
@@ -295,6 +339,23 @@ impl Ring {
             at = at.saturating_add(len_u64(part.len()));
         }
         self.store(header.position, &header.to_bytes(self.key))
+    }
+
+    // ---- moving on ----
+
+    /// The segment that waits for the oldest record, or else up to where no segment waits for any.
+    pub(crate) fn oldest_waiting(&self) -> Result<Waiting, u64> {
+        let state = self.lock();
+        state.waiting.first().copied().ok_or(state.head)
+    }
+
+    /// Takes note that a segment has its records. `rest` says from where on it waits for more: no record is
+    /// appended meanwhile.
+    pub(crate) fn moved_on(&self, waiting: Waiting, rest: impl FnOnce() -> Option<u64>) {
+        let mut state = self.lock();
+        state.waiting.remove(&waiting);
+        state.waiting.extend(rest().map(|position| (position, waiting.1)));
+        self.moved.store(state.moved(), Ordering::Relaxed);
     }
 
     // ---- memory ----
@@ -344,9 +405,14 @@ impl Ring {
 
     /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable
     /// there, before it leaves the journal. `false`: it is not allowed any more.
-    pub(crate) fn promise(&self, promise: &Promise<'_>, mark: u64) -> bool {
+    pub(crate) fn promise(
+        &self,
+        promise: Promise,
+        mark: u64,
+        allowed: impl FnOnce(u64) -> bool,
+    ) -> bool {
         let mut state = self.lock();
-        let given = !self.is_dead() && (promise.allowed)(state.tail);
+        let given = !self.is_dead() && allowed(state.tail);
         if given {
             state.note(promise, mark);
         }
@@ -354,12 +420,14 @@ impl Ring {
     }
 
     /// Returns once every record before `mark` survives power loss.
-    pub(crate) fn wait_durable(
-        &self,
-        mark: u64,
-        sync: impl Fn(&dyn File) -> io::Result<()>,
-    ) -> Result<(), SyncError> {
-        self.gate.wait_durable(mark, || self.head(), || sync(&*self.file))
+    pub(crate) fn wait_durable(&self, mark: u64) -> Result<(), SyncError> {
+        let sync = || self.counters.time_sync(|| self.file.sync_data());
+        self.gate.wait_durable(mark, || self.head(), sync)
+    }
+
+    /// Every record before this survives power loss.
+    pub(crate) fn durable(&self) -> u64 {
+        self.gate.durable()
     }
 
     /// Gives the space of all records before `to` back; they are in their segments. `checked` are the

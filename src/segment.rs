@@ -340,7 +340,13 @@ impl Segment {
 
     /// Writes to the file what only the journal has.
     pub(crate) fn settle(&self) -> Result<()> {
-        self.content.settle().map_err(|source| self.io_error("move entries to the segment", source))
+        self.content.settle().map_err(|source| {
+            if self.pending().is_some_and(Pending::is_in_doubt) {
+                self.gate.poison();
+                return self.poisoned();
+            }
+            self.io_error("move entries to the segment", source)
+        })
     }
 
     /// Stores bytes at the end of the file and lets readers see them. After an error the file is as before; if

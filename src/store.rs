@@ -8,6 +8,8 @@ use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
+pub(crate) use self::upkeep::Frames;
+
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
@@ -43,7 +45,7 @@ pub(crate) struct Store {
     pub(crate) past: Past,
     pub(crate) directory_id: u64,
     pub(crate) files: FileCache,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) chains: ChainCache,
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
@@ -73,6 +75,7 @@ impl Store {
         past: Past,
         meta: MetaFile,
         ring: Option<Ring>,
+        counters: Arc<Counters>,
     ) -> Self {
         let opened_ms = options.clock.now_ms();
         let limits = options.limits();
@@ -87,7 +90,7 @@ impl Store {
             chains: ChainCache::new(options.max_open_files),
             lost_tails: LostTails::default(),
             options,
-            counters: Counters::default(),
+            counters,
             interrupted: AtomicU64::new(if past == Past::Clean {
                 meta.state.interrupted
             } else {

@@ -25,7 +25,7 @@ mod load;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use self::expire::Due;
-pub(crate) use append::{Appended, Payload, frame_bytes};
+pub(crate) use append::{Appended, Payload, Prepared, frame_bytes};
 pub(crate) use expire::{Expired, Moment};
 pub(crate) use load::Findings;
 

@@ -112,7 +112,13 @@ impl Streams {
         let mut ours = false;
         // What a removed key has left may stand before the place it has now.
         let mut empty = None;
-        while let Some(stream) = self.by_hash(hash) {
+        loop {
+            let Some(stream) = self.by_hash(hash) else {
+                if self.place_is_lost(store, hash)? {
+                    continue;
+                }
+                break;
+            };
             match stream.ensure_loaded(store) {
                 Ok(()) if stream.key() == Some(key) => {
                     if stream.exists() {
@@ -137,6 +143,17 @@ impl Streams {
         }
     }
 
+    /// Whether a place that nobody has lies on the way to the stream behind it, and was filled. Opening the
+    /// directory may have left that to whoever comes by first.
+    fn place_is_lost(&self, store: &Store, hash: u64) -> Result<bool> {
+        let Some(beyond) = self.by_hash(hash.wrapping_add(1)) else { return Ok(false) };
+        match beyond.ensure_loaded(store) {
+            Ok(()) => Ok(self.fill_the_way_to(&beyond) > 0),
+            Err(WalError::Corrupted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The loaded stream of `key`, a new and empty one if there is none.
     pub(crate) fn find_or_create(&self, store: &Store, key: &[u8]) -> Result<Arc<Stream>> {
         loop {
@@ -155,12 +172,14 @@ impl Streams {
     fn create(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);
         // Held until the new stream is in the map: nobody before it can be removed without noticing it.
-        let occupants: Vec<Arc<Stream>> = std::iter::from_fn(|| {
+        let mut occupants: Vec<Arc<Stream>> = std::iter::from_fn(|| {
             let occupant = self.by_hash(hash).filter(|stream| !stream.is_nobodys())?;
             hash = hash.wrapping_add(1);
             Some(occupant)
         })
         .collect();
+        // Whoever locks several streams does it in this order; a row may go on at 0.
+        occupants.sort_unstable_by_key(|stream| stream.hash);
         let mut guards = Vec::with_capacity(occupants.len());
         for occupant in &occupants {
             let guard = occupant.writer();

@@ -4,6 +4,7 @@ mod append;
 mod discard;
 mod limits;
 mod read;
+mod together;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

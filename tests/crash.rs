@@ -85,13 +85,18 @@ fn crashes_of_long_random_workloads_under_tight_limits() {
 #[test]
 fn every_crash_of_every_short_workload_with_a_journal() {
     let setup = Setup::plain(seed()).with_journal();
-    exhaust("crash-journal", setup, &Op::all(), length());
+    exhaust("crash-journal", setup, &Op::all_with_journal(), length());
 }
 
 #[test]
 fn every_crash_with_a_journal_colliding_keys_and_tight_limits() {
     let setup = Setup::tight(seed()).with_journal();
-    exhaust("crash-journal-tight", setup, &Op::all(), length().saturating_sub(1).max(1));
+    exhaust(
+        "crash-journal-tight",
+        setup,
+        &Op::all_with_journal(),
+        length().saturating_sub(1).max(1),
+    );
 }
 
 #[test]
@@ -135,6 +140,19 @@ fn crashes_of_workloads_with_limits() {
         });
         explorer.failures.finish();
     }
+}
+
+#[test]
+fn every_crash_with_keys_that_are_checked_when_they_are_used() {
+    let length = length().saturating_sub(1).max(1);
+    exhaust("crash-lazy", Setup::plain(seed()).lazy(), &Op::all(), length);
+    exhaust("crash-lazy-tight", Setup::tight(seed()).lazy(), &Op::all(), length);
+}
+
+#[test]
+fn crashes_of_long_random_workloads_with_keys_that_are_checked_when_they_are_used() {
+    walks("crash-lazy-long", Setup::plain(seed()).with_journal().lazy());
+    walks("crash-lazy-long-tight", Setup::tight(seed()).with_journal().lazy());
 }
 
 /// `KEYWAL_CRASH_OPS`: prints what happens, too.
@@ -250,7 +268,7 @@ fn walks(name: &str, setup: Setup) {
 
 fn walk(explorer: &Explorer, seed: u64, each: &dyn Fn()) -> bool {
     let mut random = Random(seed);
-    let alphabet = Op::all();
+    let alphabet = explorer.plan.setup.ops();
     let mut ops = Vec::new();
     let mut run = Run::new(&explorer.plan.setup).expect("opens");
     for _ in 0..6 + random.next() % 30 {

@@ -137,7 +137,13 @@ fn every_call_fails_in_every_way_with_a_journal() {
 }
 
 fn one_long_workload(setup: &Setup) {
-    let ops = Op::parse_all(WORKLOAD);
+    let mut ops = Op::parse_all(WORKLOAD);
+    if setup.journal_bytes > 0 {
+        // Before an old life ends, and after.
+        for at in [15, 8, 3] {
+            ops.splice(at..at, [Op::Together(true), Op::Together(false)]);
+        }
+    }
     let cases = cases(setup, &ops, 0);
     let calls = calls(setup, &ops).iter().map(Vec::len).sum::<usize>() as u64;
     let workload = Workload { setup, ops: &ops, moments: Moments::BetweenOperations };
@@ -168,7 +174,7 @@ fn short_workloads(run: &str, setup: &Setup) {
     let mut all = Vec::new();
     for _ in 0..longest {
         let longer = sequences.iter().flat_map(|ops| {
-            Op::all().into_iter().map(move |op| ops.iter().copied().chain([op]).collect())
+            setup.ops().into_iter().map(move |op| ops.iter().copied().chain([op]).collect())
         });
         sequences = longer.collect();
         all.extend(sequences.iter().cloned());

@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::thread;
 
+use bytes::Bytes;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
 use keywal::{Durability, Wal, WalError, WalOptions};
+
+mod common;
 
 fn options() -> WalOptions {
     WalOptions::default().journal_bytes(4096)
@@ -205,5 +209,140 @@ fn a_flipped_bit_costs_no_more_than_the_entry_it_hit_and_is_reported() {
             good.map(|record| String::from_utf8(record.to_vec()).unwrap()).collect();
         assert!(good.iter().all(|content| numbers(5).contains(content)), "bit {bit}: {good:?}");
         assert!(good == numbers(5) || told, "bit {bit}: {good:?}, and no word");
+    }
+}
+
+// ---- several keys at once ----
+
+fn entry(key: impl AsRef<[u8]>, content: &str) -> (Vec<u8>, Option<Bytes>, Bytes) {
+    (key.as_ref().to_vec(), None, Bytes::copy_from_slice(content.as_bytes()))
+}
+
+#[test]
+fn entries_of_several_keys_come_back_in_their_order_with_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), WalOptions::default().journal_bytes(1 << 20)).unwrap();
+    let entries: Vec<_> = (0..256).map(|n| entry(format!("{}", n % 100), &n.to_string())).collect();
+    wal.append_many(entries.clone(), false).unwrap();
+    let before = wal.stats();
+    let refs = wal.append_many(entries.clone(), true).unwrap();
+    let after = wal.stats();
+    assert_eq!(after.syncs - before.syncs, 1);
+    assert_eq!(after.appended_entries - before.appended_entries, 256);
+    for (reference, (_, _, content)) in refs.iter().zip(&entries) {
+        assert_eq!(wal.read_entry_at(*reference).unwrap(), content);
+    }
+    assert_eq!(contents(&wal, "55"), ["55", "155", "255", "55", "155", "255"]);
+    assert_eq!(contents(&wal, "99"), ["99", "199", "99", "199"]);
+    assert!(wal.append_many(Vec::<(&str, _, _)>::new(), true).unwrap().is_empty());
+}
+
+#[test]
+fn entries_of_several_keys_need_a_journal_and_those_of_one_key_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    wal.append_many([entry("a", "0"), entry("a", "1")], true).unwrap();
+    let refused = wal.append_many([entry("a", "x"), entry("b", "x")], true);
+    assert!(matches!(refused, Err(WalError::NoJournal)), "{refused:?}");
+    assert_eq!(contents(&wal, "a"), numbers(2));
+    assert_eq!(wal.enumerate_keys().unwrap().count(), 1);
+    assert_eq!(wal.stats().failed_appends, 1);
+}
+
+#[test]
+fn what_is_refused_leaves_nothing_in_any_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), options().max_segment_bytes(4096)).unwrap();
+    wal.append_entry("a", None, "0", false).unwrap();
+    let large = "x".repeat(700);
+    let refused = wal.append_many([entry("a", &large), entry("b", &large)], false);
+    assert!(matches!(refused, Err(WalError::TooLarge { max: 1024, .. })), "{refused:?}");
+    let refused = wal.append_many([entry("a", "x"), entry(vec![0; 65_536], "x")], false);
+    assert!(matches!(refused, Err(WalError::KeyTooLong { .. })), "{refused:?}");
+    let header = Some(Bytes::from(vec![0; 65_536]));
+    let refused = wal.append_many([entry("a", "x"), (b"b".to_vec(), header, Bytes::new())], false);
+    assert!(matches!(refused, Err(WalError::HeaderTooLarge { .. })), "{refused:?}");
+    assert_eq!((contents(&wal, "a"), contents(&wal, "b")), (numbers(1), numbers(0)));
+    wal.append_many([entry("a", "1"), entry("b", "0")], false).unwrap();
+    assert_eq!((contents(&wal, "a"), contents(&wal, "b")), (numbers(2), numbers(1)));
+    wal.shutdown().unwrap();
+    let refused = wal.append_many([entry("a", "x"), entry("b", "x")], false);
+    assert!(matches!(refused, Err(WalError::Closed)), "{refused:?}");
+}
+
+#[test]
+fn new_keys_with_one_hash_can_begin_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), options()).unwrap();
+    let [one, other] = common::COLLIDING;
+    wal.append_many([entry(other, "0"), entry(one, "0"), entry(other, "1")], true).unwrap();
+    wal.append_many([entry(one, "1"), entry(other, "2")], true).unwrap();
+    drop(wal);
+    let wal = Wal::new(dir.path(), options()).unwrap();
+    assert_eq!(wal.len(one).unwrap(), 2);
+    assert_eq!(wal.len(other).unwrap(), 3);
+}
+
+#[test]
+fn threads_whose_keys_overlap_in_other_orders_get_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), WalOptions::default().journal_bytes(65_536)).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let wal = &wal;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let keys = (0..4).map(|n| (n * (thread + 1) + round) % 7);
+                    let entries = keys.map(|key| entry(format!("{key}"), "x"));
+                    wal.append_many(entries, round % 16 == 0).unwrap();
+                    if round % 50 == 49 {
+                        wal.remove_key(format!("{thread}")).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(wal.stats().appended_entries, 4 * 200 * 4);
+}
+
+#[test]
+fn what_belongs_together_waits_for_the_journals_sync_before_it_is_moved_on() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().journal_bytes(65_536)).unwrap();
+    wal.append_many([entry("a", "0"), entry("b", "0")], false).unwrap();
+    let before = wal.stats().syncs;
+    assert_eq!(contents(&wal, "a"), numbers(1));
+    assert_eq!(wal.stats().syncs, before + 1);
+    assert_eq!(contents(&wal, "b"), numbers(1));
+    assert_eq!(wal.stats().syncs, before + 1);
+}
+
+#[test]
+fn if_the_journals_sync_fails_entries_of_several_keys_are_in_doubt_together() {
+    for durable in [true, false] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options().journal_bytes(65_536)).unwrap();
+        wal.append_many([entry("a", "0"), entry("b", "0")], true).unwrap();
+        sim.inject(Fault {
+            call: CallKind::SyncData,
+            nth: 0,
+            kind: FaultKind::Error(5),
+            forever: false,
+            name_contains: Some("JOURNAL".into()),
+        });
+        let appended = wal.append_many([entry("a", "doubtful"), entry("b", "doubtful")], durable);
+        assert_eq!(appended.is_err(), durable, "{appended:?}");
+        assert_eq!(contents(&wal, "a"), ["0", "doubtful"], "it is read from the journal");
+        for key in ["a", "b"] {
+            let refused = wal.append_entry(key, None, "x", false);
+            assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+        }
+        wal.append_entry("c", None, "0", true).unwrap();
+        let refused = wal.append_many([entry("c", "x"), entry("d", "x")], false);
+        assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+        drop(wal);
+        let wal = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+        assert_eq!(contents(&wal, "a"), contents(&wal, "b"));
+        assert_eq!(contents(&wal, "c"), numbers(1));
     }
 }

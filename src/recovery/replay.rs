@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 
-use super::Listing;
+use super::{Listing, in_parallel};
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
@@ -66,12 +66,16 @@ pub(super) fn replay(
     });
     let mut replayed = Replayed { epoch: survey.epoch, created: false };
     let (segments, dropped) = by_segment(&records.map_err(error)?);
-    for (id, records) in segments {
-        let journal = &journal;
+    let directory_id = meta.directory_id;
+    let segments: Vec<(SegmentId, Vec<RecordHeader>)> = segments.into_iter().collect();
+    let brought = in_parallel(&segments, |(id, records)| {
+        let (id, journal) = (*id, &journal);
         let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
-        let directory_id = meta.directory_id;
-        let segment = Target { dir, listing, directory_id, journal, id, dropped };
-        let (bytes, created) = segment.bring_up_to_date(&records)?;
+        Target { dir, listing, directory_id, journal, id, dropped }.bring_up_to_date(records)
+    });
+    let panicked = || error(io::Error::other("a thread that replayed the journal panicked"));
+    for (_, result) in brought.ok_or_else(panicked)? {
+        let (bytes, created) = result?;
         report.journal_bytes = report.journal_bytes.saturating_add(bytes);
         replayed.created |= created;
     }
@@ -268,11 +272,12 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes to the segment what it does not have. Returns how many bytes, and whether it was created.
+    /// Writes the records to the segment and syncs it, whether it has them or not: what the page cache
+    /// holds need not be on the disk. Returns how many bytes, and whether the file was created.
     fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<(u64, bool)> {
         let path = self.dir.path().join(JOURNAL_NAME);
         let read_error = |source| WalError::io(&path, "read the journal", source);
-        let mut written = 0;
+        let mut written: u64 = 0;
         let mut opened: Option<Opened> = None;
         for header in records {
             let body = self.journal.body(header).map_err(read_error)?;
@@ -284,27 +289,15 @@ impl Target<'_> {
             }
             // Lost with its name: nothing of it was promised.
             let Some(Opened { file, name, .. }) = &opened else { return Ok((0, false)) };
-            let offset = u64::from(header.record.offset);
-            let write = || {
-                let mut present = vec![0; body.len()];
-                let read = read_full(&**file, &mut present, offset)?;
-                if read == body.len() && present == body {
-                    return Ok(0);
-                }
-                write_full(&**file, &mut [IoSlice::new(&body)], offset)?;
-                Ok(len_u64(body.len()))
-            };
             let path = self.dir.path().join(name);
-            let bytes: io::Result<u64> = write();
-            written = bytes
-                .map_err(|source| WalError::io(&path, "move entries to the segment", source))?
-                .saturating_add(written);
+            let offset = u64::from(header.record.offset);
+            write_full(&**file, &mut [IoSlice::new(&body)], offset)
+                .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
+            written = written.saturating_add(len_u64(body.len()));
         }
         let Some(Opened { file, name, new }) = opened else { return Ok((0, false)) };
-        if written > 0 {
-            let path = self.dir.path().join(name);
-            file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
-        }
+        let path = self.dir.path().join(name);
+        file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
         Ok((written, new))
     }
 
@@ -324,12 +317,7 @@ impl Target<'_> {
         let opened: io::Result<Option<(Box<dyn File>, bool)>> = open();
         let path = self.dir.path().join(&name);
         let opened = opened.map_err(|source| WalError::io(&path, "open the segment", source))?;
-        let Some((file, new)) = opened else { return Ok(None) };
-        if !new {
-            let fresh = file.sync_data().and_then(|()| file.drop_cache());
-            fresh.map_err(|source| WalError::io(&path, "sync the segment", source))?;
-        }
-        Ok(Some(Opened { file, name, new }))
+        Ok(opened.map(|(file, new)| Opened { file, name, new }))
     }
 
     /// The file of a segment that was durable before the journal's oldest record.
@@ -339,7 +327,7 @@ impl Target<'_> {
             if !sequences.contains(&self.id.sequence) {
                 continue;
             }
-            match Segment::open(self.dir, self.id, label, self.directory_id, true, None) {
+            match Segment::open(self.dir, self.id, label, self.directory_id, false, None) {
                 Ok((segment, _)) if segment.seed == header.record.seed => {
                     let name = self.id.file_name(label);
                     let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {

@@ -10,8 +10,9 @@ use std::sync::{Arc, PoisonError};
 use crate::format::RecordHeader;
 use crate::fs::{File, Mapping, len_u64, write_full};
 use crate::primitives::Mutex;
-use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::ring::{NOWHERE, Ring};
+use crate::sync::SyncError;
 
 /// How much is put together before it is written.
 const WRITE_BYTES: usize = 256 << 10;
@@ -41,6 +42,11 @@ pub(crate) struct Pending {
     created: AtomicU64,
     /// Position behind the newest record that the file has.
     settled: AtomicU64,
+    /// The journal has to be durable up to this position before the file gets anything of it: what belongs
+    /// to entries of other keys must not be there without them.
+    together: AtomicU64,
+    /// The journal knows that the segment waits for records.
+    waits: AtomicBool,
     settling: Mutex<()>,
 }
 
@@ -81,8 +87,8 @@ impl Pending {
     }
 
     /// Notes a record of frames. Called before anybody can see the record. `all_durable`: so was
-    /// everything before it.
-    pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) {
+    /// everything before it. Returns whether the journal has yet to learn that the segment waits.
+    pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) -> bool {
         if self.previous() == NOWHERE {
             self.applied.store(header.record.offset, Ordering::Release);
         }
@@ -91,6 +97,26 @@ impl Pending {
         }
         self.next.store(header.next(), Ordering::Release);
         self.last.store(header.position, Ordering::Release);
+        !self.waits.swap(true, Ordering::AcqRel)
+    }
+
+    /// No record that the file does not have is before this position. `None`: it has them all, and the
+    /// next one is to be told to the journal. Called where no record is appended.
+    pub(crate) fn waits_from(&self) -> Option<u64> {
+        let waits = !self.is_settled();
+        self.waits.store(waits, Ordering::Release);
+        waits.then(|| self.settled.load(Ordering::Acquire))
+    }
+
+    /// Notes that a record is recovered together with all others before `end`, or not at all. Called before
+    /// anybody can see the record.
+    pub(crate) fn note_together(&self, end: u64) {
+        self.together.store(end, Ordering::Release);
+    }
+
+    /// Whether there are bytes that can neither go to the file nor be made durable in the journal.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.ring.is_dead() && self.together.load(Ordering::Acquire) > self.ring.durable()
     }
 
     /// The records of frames behind `applied`, newest first.
@@ -142,6 +168,8 @@ impl Content {
             direct: AtomicU32::new(0),
             created: AtomicU64::new(NOWHERE),
             settled: AtomicU64::new(0),
+            together: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             settling: Mutex::new(()),
         });
         Self { file, pending }
@@ -188,6 +216,11 @@ impl Content {
         if pending.is_settled() {
             return Ok(());
         }
+        let together = pending.together.load(Ordering::Acquire);
+        pending.ring.wait_durable(together).map_err(|error| match error {
+            SyncError::Failed(source) => source,
+            SyncError::Poisoned => io::Error::other("an earlier sync of the journal failed"),
+        })?;
         let mut applied = pending.applied.load(Ordering::Acquire);
         let mut records = pending.unsettled(applied)?;
         let mut buffer = Vec::new();

@@ -5,7 +5,7 @@
 //! journal cannot take an entry (it is full and the disk is, too; a sync of it has failed), the entry goes
 //! straight to its segment.
 //!
-//! Locks: [`Ring::applied`] may be waited for under a stream's writer lock, and is held over locks of
+//! Locks: [`Ring::moving`] may be waited for under a stream's writer lock, and is held over locks of
 //! open segments only.
 
 #![warn(
@@ -17,7 +17,7 @@
 )]
 
 use std::io::{self, IoSlice};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use ahash::{HashSet, HashSetExt};
 
@@ -25,8 +25,8 @@ use super::Store;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
 use crate::options::Durability;
-use crate::ring::{NOWHERE, Outcome, Piece, Promise, Retired, Ring, bare};
-use crate::segment::{Extent, Segment};
+use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
+use crate::segment::{Extent, Pending, Segment};
 use crate::sync::SyncError;
 
 /// Frame header, entry header and content.
@@ -34,54 +34,126 @@ const MAX_PARTS: usize = 3;
 /// One in so many parts of the journal is moved on at a time.
 const SHARES: u64 = 8;
 
+/// Frames that are to go to the end of a segment.
+pub(crate) struct Frames<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) parts: &'a [&'a [u8]],
+    /// The wrapping sum of the frames' header checksums.
+    pub(crate) checksum: u32,
+    /// Of the segment with the frames.
+    pub(crate) extent: Extent,
+}
+
+impl Frames<'_> {
+    fn body_bytes(&self) -> u32 {
+        self.extent.end.saturating_sub(self.segment.extent().end)
+    }
+
+    /// The frames as a record of the journal.
+    fn piece(&self, continues: bool) -> Piece<'_> {
+        let record = Record {
+            body: Body::Frames,
+            continues,
+            segment: self.segment.id,
+            offset: self.segment.extent().end,
+            seed: self.segment.seed,
+            body_bytes: self.body_bytes(),
+            body_checksum: self.checksum,
+        };
+        let previous = self.segment.pending().map_or(NOWHERE, Pending::previous);
+        Piece { record, previous, parts: self.parts }
+    }
+
+    /// Tells the segment that the journal has the frames. Returns whether it waits for no others.
+    fn note(&self, header: &RecordHeader) -> bool {
+        let start = u64::from(self.segment.extent().end);
+        let all_durable = self.segment.durable_in_file() >= start;
+        self.segment.pending().is_some_and(|pending| pending.note_frames(header, all_durable))
+    }
+}
+
 impl Store {
-    /// Stores frames at the end of a segment and lets readers see them. `checksum`: the wrapping sum of
-    /// the frames' header checksums. After an error nothing has changed. With `Durability::Disk`, all that
-    /// is left to do is [`Self::make_durable`].
-    pub(crate) fn put(
-        &self,
-        segment: &Segment,
-        parts: &[&[u8]],
-        checksum: u32,
-        extent: Extent,
-        durability: Durability,
-    ) -> Result<()> {
-        let start = segment.extent().end;
-        let body_bytes = extent.end.saturating_sub(start);
-        if let (Some(pending), Some(ring)) = (segment.pending(), &self.ring) {
-            let record = Record {
-                body: Body::Frames,
-                continues: false,
-                segment: segment.id,
-                offset: start,
-                seed: segment.seed,
-                body_bytes,
-                body_checksum: checksum,
-            };
-            let all_durable = segment.durable_in_file() >= u64::from(start);
-            let piece = Piece { record, previous: pending.previous(), parts };
-            let placed = |_: usize, header: &RecordHeader| pending.note_frames(header, all_durable);
-            let promised = durability == Durability::Disk;
-            let taken = ring.fits(u64::from(body_bytes))
-                && match self.journal_for(ring, segment, &piece, promised, placed)? {
-                    Outcome::NotAllowed => {
-                        self.make_file_durable(segment, start)?;
-                        let again = self.journal_for(ring, segment, &piece, promised, placed)?;
-                        again == Outcome::Appended
-                    }
-                    outcome => outcome == Outcome::Appended,
-                };
-            if taken {
-                segment.publish(extent);
+    /// Stores frames at the end of a segment and lets readers see them. After an error nothing has changed.
+    /// With `Durability::Disk`, all that is left to do is [`Self::make_durable`].
+    pub(crate) fn put(&self, frames: &Frames<'_>, durability: Durability) -> Result<()> {
+        let segment = frames.segment;
+        if let Some(ring) =
+            self.ring.as_deref().filter(|ring| ring.fits(u64::from(frames.body_bytes())))
+        {
+            let promise = [self.promise_of(segment)];
+            let promises = if durability == Durability::Disk { &promise[..] } else { &[] };
+            let (batch, piece) = (std::slice::from_ref(frames), [frames.piece(false)]);
+            let placed = |_: usize, header: &RecordHeader| frames.note(header);
+            if self.journal_frames(ring, batch, &piece, promises, placed)? == Outcome::Appended {
+                segment.publish(frames.extent);
                 self.move_on_if_due(ring);
                 return Ok(());
             }
         }
         let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-        for (slice, part) in slices.iter_mut().zip(parts) {
+        for (slice, part) in slices.iter_mut().zip(frames.parts) {
             *slice = IoSlice::new(part);
         }
-        segment.append(&mut slices, extent)
+        segment.append(&mut slices, frames.extent)
+    }
+
+    /// Stores frames of several segments so that they are recovered together or not at all, and lets readers
+    /// see them. Returns up to where the journal has to be durable for all of them to survive power loss.
+    /// After an error nothing has changed.
+    pub(crate) fn put_together(&self, batch: &[Frames<'_>]) -> Result<u64> {
+        let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
+        let last = batch.len().saturating_sub(1);
+        let pieces: Vec<Piece<'_>> =
+            batch.iter().enumerate().map(|(at, frames)| frames.piece(at < last)).collect();
+        let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
+        if bytes > ring.most_together() {
+            return Err(WalError::TooLarge { bytes, max: ring.most_together() });
+        }
+        // Whoever waits for it or not: no key may lose what it had before and keep its part of this.
+        let promises: Vec<Promise> =
+            batch.iter().map(|frames| self.promise_of(frames.segment)).collect();
+        let mut end = 0;
+        let placed = |at: usize, header: &RecordHeader| {
+            if at == 0 {
+                end = header.position.saturating_add(bytes);
+            }
+            let Some(frames) = batch.get(at) else { return false };
+            if let Some(pending) = frames.segment.pending() {
+                pending.note_together(end);
+            }
+            frames.note(header)
+        };
+        match self.journal_frames(ring, batch, &pieces, &promises, placed)? {
+            Outcome::Appended => {}
+            _ if ring.is_dead() => return Err(WalError::Poisoned { path: ring.path.clone() }),
+            _ => {
+                self.make_room(ring, bytes)?;
+                return Err(write_error(ring, io::ErrorKind::StorageFull.into()));
+            }
+        }
+        for frames in batch {
+            frames.segment.publish(frames.extent);
+        }
+        self.move_on_if_due(ring);
+        Ok(end)
+    }
+
+    /// Makes what was put together survive power loss, with all that its segments had before.
+    pub(crate) fn make_durable_together<'a>(
+        &self,
+        ends: impl Iterator<Item = (&'a Segment, u32)>,
+        mark: u64,
+    ) -> Result<()> {
+        let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
+        let synced = sync_journal(ring, mark);
+        for (segment, end) in ends {
+            match &synced {
+                Ok(()) => segment.prove(end),
+                // Nobody knows whether it is there; without the others it must not be.
+                Err(_) => segment.poison(),
+            }
+        }
+        synced
     }
 
     /// Notes the creation of a segment in the journal, so that its name needs no sync of its own.
@@ -98,7 +170,10 @@ impl Store {
         };
         if ring.fits(u64::from(record.body_bytes)) {
             let piece = Piece { record, previous: NOWHERE, parts: &[header_area] };
-            self.journal(ring, &[piece], &[], |_, header| pending.note_created(header))?;
+            self.journal(ring, &[piece], NO_PROMISES, |_, header| {
+                pending.note_created(header);
+                false
+            })?;
         }
         Ok(())
     }
@@ -107,8 +182,8 @@ impl Store {
     /// back. Survives power loss after [`Self::sync_dropped`]; only then may they be unlinked.
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
-        if self.journal(ring, &[bare(Body::Dropped, newest)], &[], |_, _| {})? == Outcome::Appended
-        {
+        let piece = [bare(Body::Dropped, newest)];
+        if self.journal(ring, &piece, NO_PROMISES, |_, _| false)? == Outcome::Appended {
             return Ok(());
         }
         Err(WalError::Poisoned { path: ring.path.clone() })
@@ -116,7 +191,7 @@ impl Store {
 
     /// Makes what the journal says of dropped segments survive power loss.
     pub(crate) fn sync_dropped(&self) -> Result<()> {
-        self.used_ring().map_or(Ok(()), |ring| self.sync_journal(ring, ring.head()))
+        self.used_ring().map_or(Ok(()), |ring| sync_journal(ring, ring.head()))
     }
 
     /// The journal, if recovery could find anything in it. (What has left it may still be found.)
@@ -124,24 +199,28 @@ impl Store {
         self.ring.as_deref().filter(|ring| ring.head() > 0)
     }
 
-    /// Appends a record of a segment to the journal, with a promise if one is wanted.
-    fn journal_for(
+    /// Appends records of frames to the journal, with these promises. What comes before them is made durable
+    /// in the segments if the journal does not have it any more.
+    fn journal_frames(
         &self,
         ring: &Ring,
-        segment: &Segment,
-        piece: &Piece<'_>,
-        promised: bool,
-        placed: impl FnMut(usize, &RecordHeader),
+        batch: &[Frames<'_>],
+        pieces: &[Piece<'_>],
+        promises: &[Promise],
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> Result<Outcome> {
-        let pieces = std::slice::from_ref(piece);
-        if !promised {
-            return self.journal(ring, pieces, &[], placed);
+        let kept = |frames: &Frames<'_>, tail| {
+            self.is_allowed(frames.segment, frames.segment.extent().end, tail)
+        };
+        let allowed = |tail| batch.iter().all(|frames| kept(frames, tail));
+        let outcome = self.journal(ring, pieces, (promises, &allowed), &mut placed)?;
+        if outcome != Outcome::NotAllowed {
+            return Ok(outcome);
         }
-        let before = segment.extent().end;
-        let named = self.name_is_durable(segment);
-        let allowed = |tail| is_allowed(segment, before, named, tail);
-        let promise = Promise { segment: segment.id, name: !named, allowed: &allowed };
-        self.journal(ring, pieces, &[promise], placed)
+        for frames in batch.iter().filter(|frames| !kept(frames, ring.tail())) {
+            self.make_file_durable(frames.segment, frames.segment.extent().end)?;
+        }
+        self.journal(ring, pieces, (promises, &allowed), &mut placed)
     }
 
     /// Appends records to the journal, making room if need be.
@@ -149,8 +228,8 @@ impl Store {
         &self,
         ring: &Ring,
         pieces: &[Piece<'_>],
-        promises: &[Promise<'_>],
-        mut placed: impl FnMut(usize, &RecordHeader),
+        promises: Promises<'_>,
+        mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> Result<Outcome> {
         let error = |source| write_error(ring, source);
         let outcome = ring.append(pieces, promises, &mut placed).map_err(error)?;
@@ -168,62 +247,49 @@ impl Store {
     /// Moves a share of the records on if there are many, unless somebody else is at it. What fails is
     /// tried again when the space is needed.
     fn move_on_if_due(&self, ring: &Ring) {
-        if ring.backlog() < ring.capacity() / 4 {
+        let backlog = ring.backlog();
+        if backlog < ring.capacity() / 4 {
             return;
         }
-        let Ok(mut applied) = ring.applied.try_lock() else { return };
-        let moved = self.apply_share(ring, &mut applied);
-        if moved.is_ok() && applied.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
-            let _ = self.retire(ring, *applied);
+        let Ok(_moving) = ring.moving.try_lock() else { return };
+        let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
+        if let Ok(moved) = self.move_on(ring, share) {
+            if moved.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
+                let _ = self.retire(ring, moved);
+            }
         }
     }
 
     /// Frees space in the journal for records of so many bytes.
     fn make_room(&self, ring: &Ring, bytes: u64) -> Result<()> {
-        let mut applied = ring.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
-        let through = ring.tail().saturating_add(wanted).min(ring.head());
-        while *applied < through {
-            self.apply_share(ring, &mut applied)?;
-        }
-        self.retire(ring, *applied)
+        let moved = self.move_on(ring, ring.tail().saturating_add(wanted))?;
+        self.retire(ring, moved)
     }
 
     /// Moves everything out of the journal, with all promises kept.
     pub(crate) fn empty_journal(&self) -> Result<()> {
         let Some(ring) = &self.ring else { return Ok(()) };
-        let mut applied = ring.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        let head = ring.head();
-        while *applied < head {
-            self.apply_share(ring, &mut applied)?;
-        }
-        self.retire(ring, *applied)
+        let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = self.move_on(ring, ring.head())?;
+        self.retire(ring, moved)
     }
 
-    /// Writes a share of the records, and what else their segments have in the journal, to the segments.
-    fn apply_share(&self, ring: &Ring, applied: &mut u64) -> Result<()> {
-        let end = applied.saturating_add(ring.capacity() / SHARES).min(ring.head());
-        let mut latest = None;
-        while *applied < end {
-            let header = ring
-                .header_at(*applied)
-                .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
-            if header.record.body == Body::Frames {
-                let id = header.record.segment;
-                // A segment that is not open has been synced and closed, or dropped.
-                if latest.as_ref().is_none_or(|segment: &Arc<Segment>| segment.id != id) {
-                    latest = self.files.get(id);
-                }
-                if let Some(segment) = &latest {
-                    if u64::from(segment.file_end()) < header.record.end() {
-                        segment.settle()?;
-                    }
-                }
-            }
-            *applied = header.next();
-            ring.set_applied_hint(*applied);
+    /// Writes the records before `through`, and what else their segments have in the journal, to the
+    /// segments. Returns up to where no segment waits for any.
+    fn move_on(&self, ring: &Ring, through: u64) -> Result<u64> {
+        loop {
+            let waiting = match ring.oldest_waiting() {
+                Ok(waiting) if waiting.0 < through => waiting,
+                Ok((moved, _)) | Err(moved) => return Ok(moved),
+            };
+            // A segment that is not open has been synced and closed, or dropped.
+            let segment = self.files.get(waiting.1);
+            segment.as_deref().map_or(Ok(()), Segment::settle)?;
+            let pending = segment.as_deref().and_then(Segment::pending);
+            ring.moved_on(waiting, || pending.and_then(Pending::waits_from));
         }
-        Ok(())
     }
 
     /// Gives the space before `to` back. Segments are synced for that only if they were promised to be.
@@ -246,10 +312,10 @@ impl Store {
                     let nobody = SegmentId { key_hash: 0, sequence: 0 };
                     // Without room for this record, the next one that has some says the same.
                     let outcome = ring
-                        .append(&[bare(Body::Nothing, nobody)], &[], |_, _| {})
+                        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| false)
                         .map_err(|source| write_error(ring, source))?;
                     if outcome == Outcome::Appended {
-                        self.sync_journal(ring, ring.head())?;
+                        sync_journal(ring, ring.head())?;
                         ring.free(tail);
                     }
                     break;
@@ -280,11 +346,23 @@ impl Store {
     /// the returned mark. `None`: the journal does not have all that is missing.
     fn promise(&self, segment: &Segment, end: u32) -> Option<u64> {
         let (ring, pending) = (self.ring.as_ref()?, segment.pending()?);
-        let named = self.name_is_durable(segment);
+        let promise = self.promise_of(segment);
         let mark = pending.next();
-        let allowed = |tail| is_allowed(segment, end, named, tail);
-        let promise = Promise { segment: segment.id, name: !named, allowed: &allowed };
-        ring.promise(&promise, mark).then_some(mark)
+        ring.promise(promise, mark, |tail| self.is_allowed(segment, end, tail)).then_some(mark)
+    }
+
+    fn promise_of(&self, segment: &Segment) -> Promise {
+        Promise { segment: segment.id, name: !self.name_is_durable(segment) }
+    }
+
+    /// Whether the journal from `tail` on has all that is missing of the segment's bytes up to `end` and
+    /// of its name.
+    fn is_allowed(&self, segment: &Segment, end: u32, tail: u64) -> bool {
+        let durable = segment.durable_in_file();
+        segment.pending().is_some_and(|pending| {
+            (durable >= u64::from(end) || pending.has_the_rest(tail, durable))
+                && (self.name_is_durable(segment) || pending.has_the_name(tail))
+        })
     }
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
@@ -296,7 +374,7 @@ impl Store {
         }
         if !in_file || !self.name_is_durable(segment) {
             if let (Some(mark), Some(ring)) = (self.promise(segment, end), &self.ring) {
-                match self.wait_for_journal(ring, mark) {
+                match ring.wait_durable(mark) {
                     Ok(()) => {
                         segment.prove(end);
                         return Ok(());
@@ -343,7 +421,7 @@ impl Store {
             }
         }
         if let (Some(ring), false) = (&self.ring, promised.is_empty()) {
-            let waited = self.wait_for_journal(ring, last);
+            let waited = ring.wait_durable(last);
             for (segment, end) in promised {
                 match &waited {
                     Ok(()) => segment.prove(end),
@@ -359,17 +437,13 @@ impl Store {
         }
         result.and(self.sync_names(self.latest_name_change()))
     }
+}
 
-    fn wait_for_journal(&self, ring: &Ring, mark: u64) -> std::result::Result<(), SyncError> {
-        ring.wait_durable(mark, |file| self.counters.time_sync(|| file.sync_data()))
-    }
-
-    fn sync_journal(&self, ring: &Ring, mark: u64) -> Result<()> {
-        self.wait_for_journal(ring, mark).map_err(|error| match error {
-            SyncError::Failed(source) => sync_error(ring, source),
-            SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },
-        })
-    }
+fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
+    ring.wait_durable(mark).map_err(|error| match error {
+        SyncError::Failed(source) => sync_error(ring, source),
+        SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },
+    })
 }
 
 fn sync_error(ring: &Ring, source: io::Error) -> WalError {
@@ -378,14 +452,4 @@ fn sync_error(ring: &Ring, source: io::Error) -> WalError {
 
 fn write_error(ring: &Ring, source: io::Error) -> WalError {
     WalError::io(&ring.path, "write to the journal", source)
-}
-
-/// Whether the journal from `tail` on has all that is missing of the segment's bytes up to `end` and
-/// of its name.
-fn is_allowed(segment: &Segment, end: u32, named: bool, tail: u64) -> bool {
-    let durable = segment.durable_in_file();
-    segment.pending().is_some_and(|pending| {
-        (durable >= u64::from(end) || pending.has_the_rest(tail, durable))
-            && (named || pending.has_the_name(tail))
-    })
 }

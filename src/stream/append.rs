@@ -13,7 +13,7 @@ use crate::primitives::thread_local;
 use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
-use crate::store::{Past, Store};
+use crate::store::{Frames, Past, Store};
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
 /// by the kernel.
@@ -51,6 +51,25 @@ pub(crate) fn frame_bytes(payload: &Payload<'_>) -> u64 {
     )
 }
 
+/// The end of a stream, where entries are about to go.
+struct Spot {
+    segment: Arc<Segment>,
+    /// Offset of the first frame.
+    start: u32,
+    /// Of the segment, with the entries.
+    extent: Extent,
+    /// What the frame headers have in common; `index` of the first.
+    template: FrameHeader,
+    now_ms: u64,
+}
+
+/// Entries that are encoded, but not stored yet.
+pub(crate) struct Prepared {
+    spot: Spot,
+    frames: Vec<u8>,
+    checksum: u32,
+}
+
 impl Stream {
     /// Appends entries, visible and recoverable together or not at all. Their lengths have been
     /// checked. Nothing is written if it could not be made as durable as wanted.
@@ -61,6 +80,62 @@ impl Stream {
         payloads: &[Payload<'_>],
         durability: Durability,
     ) -> Result<Appended> {
+        let spot = self.spot(store, writer, payloads, durability)?;
+        match payloads {
+            [payload] if spot.bytes() > COPY_BYTES || store.ring.is_some() => {
+                let header = spot.frame_header(payload);
+                let parts = [&header, payload.header.unwrap_or_default(), payload.content];
+                let checksum = FrameHeader::checksum_in(&header);
+                store.put(&spot.frames(&parts, checksum), durability)?;
+            }
+            payloads => FRAMES.with(|frames| {
+                let frames = &mut *frames.borrow_mut();
+                frames.clear();
+                let checksum = spot.encode(payloads, frames);
+                let result = store.put(&spot.frames(&[frames], checksum), durability);
+                if frames.capacity() > KEPT_BYTES {
+                    *frames = Vec::new();
+                }
+                result
+            })?,
+        }
+        Ok(self.appended(writer, spot))
+    }
+
+    /// The first half of appending entries together with others of other streams: [`Store::put_together`]
+    /// comes next, then [`Self::accept`].
+    pub(crate) fn prepare(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        payloads: &[Payload<'_>],
+        durability: Durability,
+    ) -> Result<Prepared> {
+        let spot = self.spot(store, writer, payloads, durability)?;
+        let mut frames = Vec::with_capacity(usize::try_from(spot.bytes()).unwrap_or(0));
+        let checksum = spot.encode(payloads, &mut frames);
+        Ok(Prepared { spot, frames, checksum })
+    }
+
+    /// Takes in entries that have been stored.
+    pub(crate) fn accept(&self, writer: &mut Writer, prepared: Prepared) -> Appended {
+        self.appended(writer, prepared.spot)
+    }
+
+    fn appended(&self, writer: &mut Writer, spot: Spot) -> Appended {
+        self.tail.store(spot.extent);
+        writer.last_ms = spot.now_ms;
+        Appended { segment: spot.segment, offset: spot.start, end: spot.extent.end }
+    }
+
+    /// Finds room for entries, in a new segment if need be.
+    fn spot(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        payloads: &[Payload<'_>],
+        durability: Durability,
+    ) -> Result<Spot> {
         let bytes: u64 = payloads.iter().map(frame_bytes).sum();
         let now_ms = store.append_ms().max(writer.last_ms);
         let segment = self.room_for(store, writer, bytes, now_ms)?;
@@ -87,46 +162,16 @@ impl Stream {
         };
         // A mark at the end is written over, or cut off if that fails.
         writer.phase = Phase::Active { marked: false };
-        match payloads {
-            [payload] if bytes > COPY_BYTES || store.ring.is_some() => {
-                let header = encode(&segment, template, old.end, payload, false)
-                    .to_bytes(segment.seed, old.end);
-                let parts = [&header, payload.header.unwrap_or_default(), payload.content];
-                store.put(
-                    &segment,
-                    &parts,
-                    FrameHeader::checksum_in(&header),
-                    extent,
-                    durability,
-                )?;
-            }
-            payloads => FRAMES.with(|frames| {
-                let frames = &mut *frames.borrow_mut();
-                frames.clear();
-                let mut offset = old.end;
-                let mut template = template;
-                let mut checksum: u32 = 0;
-                for (at, payload) in payloads.iter().enumerate() {
-                    let continues = at.saturating_add(1) < payloads.len();
-                    let header = encode(&segment, template, offset, payload, continues)
-                        .to_bytes(segment.seed, offset);
-                    checksum = checksum.wrapping_add(FrameHeader::checksum_in(&header));
-                    frames.extend_from_slice(&header);
-                    frames.extend_from_slice(payload.header.unwrap_or_default());
-                    frames.extend_from_slice(payload.content);
-                    offset = offset.saturating_add(crate::scan::reach(frame_bytes(payload)));
-                    template.index = template.index.saturating_add(1);
-                }
-                let result = store.put(&segment, &[frames], checksum, extent, durability);
-                if frames.capacity() > KEPT_BYTES {
-                    *frames = Vec::new();
-                }
-                result
-            })?,
+        Ok(Spot { segment, start: old.end, extent, template, now_ms })
+    }
+
+    /// Makes sure that the stream has a segment, an empty one if need be.
+    pub(crate) fn begin(&self, store: &Store, writer: &mut Writer) -> Result<()> {
+        if writer.phase == Phase::Empty {
+            let now_ms = store.append_ms().max(writer.last_ms);
+            self.create(store, writer, None, (None, &[]), now_ms)?;
         }
-        self.tail.store(extent);
-        writer.last_ms = now_ms;
-        Ok(Appended { segment, offset: old.end, end: extent.end })
+        Ok(())
     }
 
     /// The index the next entry will get. The stream must be loaded.
@@ -227,7 +272,7 @@ impl Stream {
         let bytes = header.to_bytes(segment.seed, old.end);
         if flags.has(FrameFlags::SEAL) {
             let checksum = FrameHeader::checksum_in(&bytes);
-            store.put(segment, &[&bytes], checksum, extent, Durability::Os)?;
+            store.put(&Frames { segment, parts: &[&bytes], checksum, extent }, Durability::Os)?;
         } else {
             // The next frame goes over it: the journal could write it there once more.
             segment.append(&mut [IoSlice::new(&bytes)], extent)?;
@@ -380,6 +425,52 @@ impl Stream {
                 }
             }
         }
+    }
+}
+
+impl Spot {
+    fn bytes(&self) -> u64 {
+        u64::from(self.extent.end.saturating_sub(self.start))
+    }
+
+    fn frames<'a>(&'a self, parts: &'a [&'a [u8]], checksum: u32) -> Frames<'a> {
+        Frames { segment: &self.segment, parts, checksum, extent: self.extent }
+    }
+
+    /// The frame header of an only entry.
+    fn frame_header(&self, payload: &Payload<'_>) -> [u8; FrameHeader::BYTES] {
+        let header = encode(&self.segment, self.template, self.start, payload, false);
+        header.to_bytes(self.segment.seed, self.start)
+    }
+
+    /// Puts the frames behind one another. Returns the wrapping sum of their header checksums.
+    fn encode(&self, payloads: &[Payload<'_>], frames: &mut Vec<u8>) -> u32 {
+        let mut offset = self.start;
+        let mut template = self.template;
+        let mut checksum: u32 = 0;
+        for (at, payload) in payloads.iter().enumerate() {
+            let continues = at.saturating_add(1) < payloads.len();
+            let header = encode(&self.segment, template, offset, payload, continues)
+                .to_bytes(self.segment.seed, offset);
+            checksum = checksum.wrapping_add(FrameHeader::checksum_in(&header));
+            frames.extend_from_slice(&header);
+            frames.extend_from_slice(payload.header.unwrap_or_default());
+            frames.extend_from_slice(payload.content);
+            offset = offset.saturating_add(crate::scan::reach(frame_bytes(payload)));
+            template.index = template.index.saturating_add(1);
+        }
+        checksum
+    }
+}
+
+impl Prepared {
+    /// What is to be stored, for [`Self::frames`].
+    pub(crate) fn parts(&self) -> [&[u8]; 1] {
+        [&self.frames]
+    }
+
+    pub(crate) fn frames<'a>(&'a self, parts: &'a [&'a [u8]]) -> Frames<'a> {
+        self.spot.frames(parts, self.checksum)
     }
 }
 

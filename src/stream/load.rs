@@ -37,7 +37,16 @@ impl Stream {
         if self.owner.get().is_some() {
             return Ok(());
         }
-        self.load(store, &mut self.writer()).map(|_| ())
+        let mut writer = self.writer();
+        let findings = self.load(store, &mut writer)?;
+        if !findings.removed.is_empty()
+            && store.past != Past::Clean
+            && store.check_writable().is_ok()
+        {
+            // What a removal has left that a crash cut off. If it cannot be deleted, it stays unused.
+            let _ = self.finish_removal(store, &findings.removed);
+        }
+        Ok(())
     }
 
     /// As [`Self::ensure_loaded`], by who holds the writer lock.

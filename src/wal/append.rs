@@ -10,7 +10,7 @@ use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::report::count;
 use crate::store::Store;
-use crate::stream::{Appended, Payload, Phase, Stream, frame_bytes};
+use crate::stream::{Appended, Payload, Phase, Stream, Writer, frame_bytes};
 
 impl Wal {
     /// Appends an entry to the key's log and returns a reference to it.
@@ -76,13 +76,7 @@ impl Wal {
             return Ok(Vec::new());
         }
         let appended = self.append(key.as_ref(), &payloads, durable.into(), None)?;
-        let mut next = first_ref(&appended);
-        let refs = payloads.iter().map(|payload| {
-            let reference = next;
-            next.offset = next.offset.saturating_add(frame_bytes(payload));
-            reference
-        });
-        Ok(refs.collect())
+        Ok(refs(&appended, &payloads).collect())
     }
 
     /// Appends an entry if it gets the index `expected_next_index`: optimistic concurrency for event
@@ -105,7 +99,7 @@ impl Wal {
             .map(|appended| first_ref(&appended))
     }
 
-    fn append(
+    pub(super) fn append(
         &self,
         key: &[u8],
         payloads: &[Payload<'_>],
@@ -147,8 +141,16 @@ impl Wal {
         Ok(appended)
     }
 
+    /// Takes a stream that has not come to have a segment out of the map.
+    pub(super) fn forget_if_empty(&self, stream: &Stream, writer: &mut Writer) {
+        if writer.phase == Phase::Empty && !writer.has_tombstone() {
+            writer.phase = Phase::Gone;
+            self.streams.forget(stream, writer.highest());
+        }
+    }
+
     /// Checks every length; returns the bytes of all headers and contents.
-    fn check_sizes(&self, payloads: &[Payload<'_>]) -> Result<u64> {
+    pub(super) fn check_sizes(&self, payloads: &[Payload<'_>]) -> Result<u64> {
         let options = &self.store.options;
         let mut all: u64 = 0;
         let mut frames: u64 = 0;
@@ -174,6 +176,18 @@ impl Wal {
 fn check_index(store: &Store, stream: &Stream, expected: u64) -> Result<()> {
     let actual = stream.next_index(store)?;
     if actual == expected { Ok(()) } else { Err(WalError::Conflict { expected, actual }) }
+}
+
+/// The references of entries that were appended in a row.
+pub(super) fn refs(
+    appended: &Appended,
+    payloads: &[Payload<'_>],
+) -> impl Iterator<Item = EntryRef> {
+    payloads.iter().scan(first_ref(appended), |next, payload| {
+        let reference = *next;
+        next.offset = next.offset.saturating_add(frame_bytes(payload));
+        Some(reference)
+    })
 }
 
 fn first_ref(appended: &Appended) -> EntryRef {

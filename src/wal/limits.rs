@@ -134,10 +134,7 @@ impl Wal {
                 continue;
             }
             let result = store.check_open().and_then(|()| change(store, &stream, &mut writer));
-            if writer.phase == Phase::Empty && !writer.has_tombstone() {
-                writer.phase = Phase::Gone;
-                self.streams.forget(&stream, writer.highest());
-            }
+            self.forget_if_empty(&stream, &mut writer);
             return result;
         }
     }

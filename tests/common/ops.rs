@@ -20,6 +20,8 @@ pub enum Op {
     Truncate(usize),
     Remove(usize),
     SyncKey(usize),
+    /// Appends to both keys with `append_many`, `Disk` or `Os`: needs a journal.
+    Together(bool),
     Sync,
     /// From now on, nothing is dropped for its age.
     Forever(usize),
@@ -47,6 +49,7 @@ impl fmt::Display for Op {
             Self::SyncKey(key) => write!(f, "sync:{key}"),
             Self::Forever(key) => write!(f, "forever:{key}"),
             Self::Last(key) => write!(f, "last:{key}"),
+            Self::Together(durable) => write!(f, "together:{}", u8::from(*durable)),
             Self::Sync => write!(f, "sync"),
             Self::Compact => write!(f, "compact"),
             Self::Shutdown => write!(f, "shutdown"),
@@ -72,6 +75,7 @@ impl FromStr for Op {
             ("remove", _) => Self::Remove(key),
             ("forever", _) => Self::Forever(key),
             ("last", _) => Self::Last(key),
+            ("together", _) => Self::Together(number == 1),
             ("sync", true) => Self::SyncKey(key),
             ("sync", false) => Self::Sync,
             ("compact", _) => Self::Compact,
@@ -84,7 +88,7 @@ impl FromStr for Op {
 }
 
 impl Op {
-    /// All operations, on two keys.
+    /// All operations, on two keys, that need no journal.
     pub fn all() -> Vec<Self> {
         let mut ops = Self::core();
         ops.extend([Self::Sync, Self::Cut(0), Self::Cut(3)]);
@@ -93,6 +97,11 @@ impl Op {
             ops.extend([Self::Forever(key), Self::Last(key)]);
         }
         ops
+    }
+
+    /// All operations there are.
+    pub fn all_with_journal() -> Vec<Self> {
+        [Self::all(), vec![Self::Together(false), Self::Together(true)]].concat()
     }
 
     /// Those that every log has, and retention.

@@ -1,6 +1,6 @@
 //! What a log may hold after a crash: the model of one key, and the check against it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 
@@ -19,6 +19,8 @@ pub struct Item {
     pub content: Bytes,
     /// Whether a log may end behind it: it is not the first of a batch of two, say.
     pub ends: bool,
+    /// The same number for entries of several keys that are there together or not at all; else 0.
+    pub together: u64,
 }
 
 /// All that is known about one key.
@@ -53,6 +55,8 @@ pub struct Allowed<'a> {
     first: RangeInclusive<u64>,
     next: RangeInclusive<u64>,
     absent: bool,
+    /// The key may have been removed, so that it says nothing about what others have.
+    may_be_removed: bool,
     /// From this index on, references have not been returned yet.
     in_flight: u64,
     retentions: Vec<Option<Retention>>,
@@ -92,6 +96,7 @@ impl KeyModel {
             next: kept..=self.items.len() as u64,
             absent: kept == 0 && !self.named || self.maybe_removed,
             retentions: self.retentions(),
+            may_be_removed: self.maybe_removed,
             in_flight: u64::MAX,
             never_used: !self.used,
             or: None,
@@ -120,6 +125,7 @@ impl KeyModel {
         let mut allowed = self.settled(kept);
         if after.life != self.life {
             allowed.absent = true;
+            allowed.may_be_removed = true;
             // A removal that had failed turned out to be done, and the call began a new life.
             if after.used {
                 let next_life = Allowed {
@@ -141,6 +147,7 @@ impl KeyModel {
         allowed.retentions.extend(after.retentions());
         allowed.never_used &= !after.used;
         allowed.absent |= after.maybe_removed;
+        allowed.may_be_removed |= after.maybe_removed;
         allowed
     }
 
@@ -307,6 +314,27 @@ impl Allowed<'_> {
         check_lost(wal, &lost[..self.ghosts.len()])?;
         Ok(lost)
     }
+}
+
+/// What was appended to several keys together is there in all of them or in none, unless it was dropped.
+pub fn check_together(allowed: &[Allowed<'_>], seen: &[Observed]) -> Check {
+    let mut first_seen: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+    for (key, (allowed, seen)) in allowed.iter().zip(seen).enumerate() {
+        if allowed.may_be_removed {
+            continue;
+        }
+        let kept =
+            (0..).zip(allowed.items).filter(|(at, item)| *at >= seen.first && item.together > 0);
+        for (at, item) in kept {
+            let there = at < seen.next;
+            let (other, before) = *first_seen.entry(item.together).or_insert((key, there));
+            ensure!(
+                there == before,
+                "appended together: key {key} has it: {there}, key {other}: {before}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// None of these references may give anything.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keywal::fs::sim::{Image, SimDir};
 use keywal::{Clock, Durability, EntryRef, ManualClock, Retention, Wal};
 
-use super::oracle::{Allowed, Observed, check_lost};
+use super::oracle::{Allowed, Observed, check_lost, check_together};
 use super::run::Run;
 use super::{Check, EPOCH_MS, content, header};
 use crate::ensure;
@@ -116,6 +116,7 @@ fn check_all(wal: &Wal, allowed: &[Allowed<'_>], seen: &[Observed]) -> Check<Vec
         let checked = allowed.check_with_refs(wal, seen);
         lost.extend(checked.map_err(|text| format!("key {key}: {text}"))?);
     }
+    check_together(allowed, seen)?;
     Ok(lost)
 }
 
@@ -138,9 +139,10 @@ pub fn kill(run: &Run) -> Check {
     let text = |text: String| format!("after a kill: {text}");
     let wal = open(run, &run.sim.after_kill()).map_err(text)?;
     let seen = Observed::all(&wal, &run.setup.keys).map_err(text)?;
-    for (model, seen) in run.keys.iter().zip(&seen) {
-        let allowed = if run.lost_pages() { model.after_power_cut() } else { model.after_kill() };
-        allowed.check_with_refs(&wal, seen).map_err(text)?;
-    }
-    Ok(())
+    let lost_pages = run.lost_pages();
+    let models = run.keys.iter();
+    let allowed: Vec<Allowed<'_>> = models
+        .map(|model| if lost_pages { model.after_power_cut() } else { model.after_kill() })
+        .collect();
+    check_all(&wal, &allowed, &seen).map(drop).map_err(text)
 }

@@ -8,7 +8,7 @@ use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Clock, Durability, EntryRef, ManualClock, Retention, Wal, WalError, WalOptions};
 
 use super::ops::Op;
-use super::oracle::{Item, KeyModel, Observed, index};
+use super::oracle::{Allowed, Item, KeyModel, Observed, check_together, index};
 use super::{Check, EPOCH_MS, content, header};
 use crate::ensure;
 
@@ -24,6 +24,7 @@ pub struct Setup {
     pub max_open_files: usize,
     pub preallocate_bytes: u64,
     pub journal_bytes: u64,
+    pub check_on_open: bool,
     pub seed: u64,
 }
 
@@ -37,6 +38,7 @@ impl Setup {
             max_open_files: 8,
             preallocate_bytes: 0,
             journal_bytes: 0,
+            check_on_open: true,
             seed,
         }
     }
@@ -51,6 +53,7 @@ impl Setup {
             max_open_files: 1,
             preallocate_bytes: 4096,
             journal_bytes: 0,
+            check_on_open: true,
             seed,
         }
     }
@@ -61,14 +64,33 @@ impl Setup {
         Self { name, journal_bytes: 4096, ..self }
     }
 
+    /// The same, with each key checked when it is first used.
+    pub fn lazy(self) -> Self {
+        let name = match self.name {
+            "plain" => "lazy",
+            "tight" => "lazy-tight",
+            "journal" => "lazy-journal",
+            _ => "lazy-journal-tight",
+        };
+        Self { name, check_on_open: false, ..self }
+    }
+
     /// The setup with this name.
     pub fn named(name: &str, seed: u64) -> Self {
+        if let Some(rest) = name.strip_prefix("lazy") {
+            return Self::named(rest.trim_start_matches('-'), seed).lazy();
+        }
         match name {
             "tight" => Self::tight(seed),
             "journal" => Self::plain(seed).with_journal(),
             "journal-tight" => Self::tight(seed).with_journal(),
             _ => Self::plain(seed),
         }
+    }
+
+    /// All operations that can be done.
+    pub fn ops(&self) -> Vec<Op> {
+        if self.journal_bytes > 0 { Op::all_with_journal() } else { Op::all() }
     }
 
     pub fn options(&self, clock: &Arc<ManualClock>) -> WalOptions {
@@ -79,6 +101,7 @@ impl Setup {
             .max_open_files(self.max_open_files)
             .preallocate_bytes(self.preallocate_bytes)
             .journal_bytes(self.journal_bytes)
+            .check_on_open(self.check_on_open)
             .clock(clock.clone())
     }
 
@@ -177,6 +200,7 @@ impl Run {
             Op::SyncKey(key) => self.sync_key(key),
             Op::Forever(key) => self.set_retention(key, Retention::FOREVER),
             Op::Last(key) => self.set_retention(key, Retention::keep_last(1).max_age(RETENTION)),
+            Op::Together(durable) => self.together(durable),
             Op::Sync => self.sync(),
             Op::Compact => self.compact(),
             Op::Shutdown => self.shutdown(),
@@ -289,6 +313,76 @@ impl Run {
             model.durable = model.count();
         }
         Ok(Ok(()))
+    }
+
+    /// Appends two entries to the first key and one to the second, in turn.
+    fn together(&mut self, durable: bool) -> Check<Result<(), WalError>> {
+        if self.keys.iter().any(|model| model.maybe_removed || model.doubtful > 0) {
+            return Ok(Ok(()));
+        }
+        self.serial += 1;
+        let together = self.serial;
+        let entries: Vec<(usize, Option<Bytes>, Bytes)> = [(0, 30), (1, 420), (0, 50)]
+            .into_iter()
+            .map(|(key, bytes)| {
+                self.serial += 1;
+                (key, header(self.serial), content(self.serial, bytes))
+            })
+            .collect();
+        let names = &self.setup.keys;
+        let given = entries.iter().map(|(key, h, c)| (names[*key], h.clone(), c.clone()));
+        let wal = self.wal.as_ref().ok_or("not open")?;
+        let (references, error) = match wal.append_many(given, durable) {
+            Ok(references) => (references.into_iter().map(Some).collect(), None),
+            Err(error) => (vec![None; entries.len()], Some(error)),
+        };
+        let failed_sync = error.as_ref().is_some_and(is_sync_error);
+        let mut there = Vec::new();
+        for (key, name) in names.iter().enumerate() {
+            let (parts, references): (Vec<_>, Vec<Option<EntryRef>>) = entries
+                .iter()
+                .zip(&references)
+                .filter(|((owner, ..), _)| *owner == key)
+                .map(|((_, header, content), reference)| {
+                    ((header.clone(), content.clone()), *reference)
+                })
+                .unzip();
+            let added = parts.len() as u64;
+            let model = &mut self.keys[key];
+            let before = model.count();
+            model.used = true;
+            let next = wal.next_index(name).map_err(|error| format!("next: {error}"))?;
+            ensure!(next == before || next == before + added, "next index {next} after {before}");
+            there.push(next > before);
+            if next > before {
+                model.items.extend(items(parts, references).map(|item| Item { together, ..item }));
+            }
+            if error.is_none() && durable {
+                model.durable = next;
+            }
+        }
+        ensure!(there[0] == there[1], "one key has its part: {there:?}, {error:?}");
+        let allowed = error.is_none() || durable && failed_sync;
+        ensure!(!there[0] || allowed, "in the log in spite of {error:?}");
+        let Some(error) = error else {
+            ensure!(there[0], "acknowledged and not there");
+            ensure!(!durable || !self.poisoned.contains(&true), "acknowledged after a failed sync");
+            return Ok(Ok(()));
+        };
+        if matches!(error, WalError::NoJournal) {
+            // There was no space for it when the log was opened.
+            return Ok(Ok(()));
+        }
+        if failed_sync {
+            // Either both were waiting for a sync, or something in front of one of them failed.
+            let owner = self.owner(&error);
+            let lost = !self.only_stuck(&error);
+            for key in (0..self.keys.len()).filter(|key| there[0] || owner == Some(*key)) {
+                self.poisoned[key] = true;
+                self.unsynced[key] |= lost;
+            }
+        }
+        Ok(Err(error))
     }
 
     fn sync_key(&mut self, key: usize) -> Check<Result<(), WalError>> {
@@ -465,6 +559,7 @@ impl Run {
                 model.durable = model.count();
             }
         }
+        let twin = self.twin();
         if !self.faults.is_empty() {
             self.faults.drain(..).for_each(|fault| self.sim.inject(fault));
         }
@@ -474,18 +569,19 @@ impl Run {
         };
         // A key whose creation or removal was cut off half-way has to be looked at.
         let stuck = self.poisoned.contains(&true) || self.keys.iter().any(|key| key.maybe_removed);
-        let clean = closed.is_ok() && was_open && !stuck;
+        let clean = closed.is_ok() && was_open && !stuck && self.setup.check_on_open;
         ensure!(!clean || opened.recovery_report().clean, "not clean after a shutdown");
-        self.recovered(opened)?;
+        self.recovered(opened, twin.as_ref())?;
         Ok(closed.map(drop))
     }
 
     fn reopen(&mut self, sim: SimDir) -> Check<Result<(), WalError>> {
         self.wal = None;
         self.sim = sim;
+        let twin = self.twin();
         self.faults.drain(..).for_each(|fault| self.sim.inject(fault));
         match self.setup.open(&self.sim, &self.clock) {
-            Ok(wal) => self.recovered(wal).map(Ok),
+            Ok(wal) => self.recovered(wal, twin.as_ref()).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     }
@@ -500,17 +596,36 @@ impl Run {
         self.sim.trace().iter().any(|op| matches!(op, TraceOp::LoseFile { .. }))
     }
 
+    /// Where keys are checked when they are used, to look at one would be to use it: what the directory
+    /// holds is looked at in a copy.
+    fn twin(&self) -> Option<SimDir> {
+        (!self.setup.check_on_open).then(|| self.sim.after_kill())
+    }
+
     /// Checks what recovery found, and takes it for given from now on.
-    fn recovered(&mut self, wal: Wal) -> Check {
+    fn recovered(&mut self, wal: Wal, twin: Option<&SimDir>) -> Check {
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
         self.sim.clear_faults();
         self.calls_of_open = self.sim.call_kinds();
         let lost = std::mem::take(&mut self.power_cut) || self.lost_pages();
-        for (key, seen) in Observed::all(&wal, &self.setup.keys)?.iter().enumerate() {
-            let model = &mut self.keys[key];
-            let wanted = if lost { model.after_power_cut() } else { model.after_kill() };
+        let seen = match twin {
+            None => Observed::all(&wal, &self.setup.keys)?,
+            Some(twin) => {
+                let wal = self.setup.open(twin, &self.clock);
+                let wal = wal.map_err(|error| format!("open a copy: {error}"))?;
+                Observed::all(&wal, &self.setup.keys)?
+            }
+        };
+        let models = self.keys.iter();
+        let wanted: Vec<Allowed<'_>> = models
+            .map(|model| if lost { model.after_power_cut() } else { model.after_kill() })
+            .collect();
+        for (key, (wanted, seen)) in wanted.iter().zip(&seen).enumerate() {
             wanted.check(seen).map_err(|text| format!("key {key} after reopening: {text}"))?;
+        }
+        check_together(&wanted, &seen)?;
+        for (model, seen) in self.keys.iter_mut().zip(&seen) {
             model.adopt(seen);
         }
         self.wal = Some(wal);
@@ -532,6 +647,7 @@ fn items(
         header,
         content,
         ends: at == last,
+        together: 0,
     })
 }
 
