@@ -400,6 +400,7 @@
 
 #![deny(unsafe_code)]
 
+mod bell;
 mod cache;
 mod chains;
 mod clock;
@@ -414,6 +415,7 @@ pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
 mod hook;
+mod maintenance;
 mod options;
 mod primitives;
 mod recovery;

@@ -10,6 +10,7 @@ use ahash::HashMap;
 
 pub(crate) use self::upkeep::Frames;
 
+use crate::bell::Bell;
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
 use crate::error::{Result, WalError};
@@ -49,6 +50,8 @@ pub(crate) struct Store {
     pub(crate) chains: ChainCache,
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
+    /// Rung when much of the journal waits to be moved on, where a thread of its own does that.
+    pub(crate) bell: Option<Bell>,
     pub(crate) lost_tails: LostTails,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
@@ -83,6 +86,7 @@ impl Store {
             dir,
             limits,
             share: Share::of(&limits, options.segments_per_retention_period),
+            bell: (ring.is_some() && options.maintenance_thread).then(Bell::default),
             ring: ring.map(Arc::new),
             past,
             directory_id: meta.state.directory_id,

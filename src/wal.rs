@@ -17,6 +17,7 @@ use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
+use crate::maintenance::Maintenance;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
@@ -35,7 +36,9 @@ use crate::streams::Streams;
 /// See the [crate documentation](crate) for what is promised.
 #[derive(Debug)]
 pub struct Wal {
-    store: Store,
+    /// Ends before anything else does.
+    maintenance: Option<Maintenance>,
+    store: Arc<Store>,
     streams: Streams,
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
@@ -82,7 +85,12 @@ impl Wal {
         let clock_guard =
             ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
+        let store = Arc::new(store);
+        let maintenance = Maintenance::start(&store).map_err(|source| {
+            WalError::io(store.dir.path(), "start the maintenance thread", source)
+        })?;
         Ok(Self {
+            maintenance,
             store,
             streams,
             recovery: report,
@@ -180,6 +188,7 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
+        self.stop_maintenance();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clean = !self.streams.has_filled_places();
@@ -210,6 +219,12 @@ impl Wal {
         result
     }
 
+    fn stop_maintenance(&self) {
+        if let Some(maintenance) = &self.maintenance {
+            maintenance.stop();
+        }
+    }
+
     fn release(&self) {
         self.store.files.clear();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -225,6 +240,7 @@ impl Wal {
         let store = &self.store;
         store.check_writable()?;
         store.close();
+        self.stop_maintenance();
         // If this is cut off, what is left is a log without the keys that are gone, and their references
         // must not meet what is appended to it.
         let highest = self.streams.all().iter().map(|stream| stream.writer().highest()).max();

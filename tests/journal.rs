@@ -212,6 +212,30 @@ fn a_flipped_bit_costs_no_more_than_the_entry_it_hit_and_is_reported() {
     }
 }
 
+// ---- a thread of its own ----
+
+#[test]
+fn a_maintenance_thread_moves_entries_on_and_ends_with_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = WalOptions::default().journal_bytes(65_536).maintenance_thread(true);
+    let threads = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    for ends in ["dropped", "shut down", "destroyed"] {
+        let wal = Wal::new(dir.path(), options.clone()).unwrap();
+        let written = contents(&wal, "k").len();
+        for number in written..written + 2_000 {
+            wal.append_entry("k", None, number.to_string(), number % 100 == 0).unwrap();
+        }
+        assert_eq!(contents(&wal, "k"), numbers(written + 2_000));
+        match ends {
+            "dropped" => drop(wal),
+            "shut down" => wal.shutdown().unwrap(),
+            _ => wal.destroy().unwrap(),
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let _ = threads;
+}
+
 // ---- several keys at once ----
 
 fn entry(key: impl AsRef<[u8]>, content: &str) -> (Vec<u8>, Option<Bytes>, Bytes) {

@@ -23,11 +23,13 @@ struct Log {
 }
 
 impl Log {
-    /// Retention of 100 s in windows of 10 s, segments of 4 KiB.
+    /// Retention of 100 s in windows of 10 s, segments of 4 KiB. No journal, which would bring lost files
+    /// back.
     fn new() -> Self {
         let clock = Arc::new(ManualClock::new(NOW));
         let options = WalOptions::with_retention(Duration::from_secs(100))
             .max_segment_bytes(4096)
+            .journal_bytes(0)
             .clock(clock.clone());
         Self { sim: SimDir::new(1), clock, options }
     }

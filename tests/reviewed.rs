@@ -700,3 +700,25 @@ fn the_tombstone_of_another_key_does_not_hide_damage() {
     let again = wal.append_entry(second, None, "again", true);
     assert!(matches!(again, Err(WalError::Corrupted { .. })), "{again:?}");
 }
+
+/// The journal knew of the creation, so a segment was ended as if its name survived. But the file that
+/// replaying creates has only what went through the journal: the next segment then told of a loss.
+#[test]
+fn a_name_that_only_the_journal_has_is_not_enough_for_bytes_that_only_the_file_has() {
+    let sim = SimDir::new(1);
+    let wal =
+        Wal::open_in(Arc::new(sim.clone()), options().journal_bytes(4096).max_segment_bytes(4096));
+    let wal = wal.unwrap();
+    sim.inject(Fault {
+        call: CallKind::SyncDir,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: true,
+        name_contains: None,
+    });
+    // Too large for the journal: the file gets it.
+    wal.append_entry("k", None, vec![7; 2_000], false).unwrap();
+    assert!(wal.sync_key("k").is_err());
+    let next = wal.append_entry("k", None, vec![7; 2_000], false);
+    assert!(matches!(next, Err(WalError::Poisoned { .. })), "a segment is begun: {next:?}");
+}

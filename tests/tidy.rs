@@ -18,6 +18,7 @@ const LAYERS: &[&str] = &[
     "retention",
     "report",
     "sync",
+    "bell",
     "ring",
     "segment",
     "cache",
@@ -27,6 +28,7 @@ const LAYERS: &[&str] = &[
     "streams",
     "recovery",
     "entries",
+    "maintenance",
     "wal",
     "lib",
 ];

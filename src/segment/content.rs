@@ -72,10 +72,11 @@ impl Pending {
             && self.dirty.load(Ordering::Acquire) >= tail
     }
 
-    /// Whether the journal from `tail` on knows of the creation.
+    /// Whether the journal from `tail` on has the segment from its creation on. If the name is lost, so is
+    /// whatever was written to the file alone, durable or not.
     pub(crate) fn has_the_name(&self, tail: u64) -> bool {
         let created = self.created.load(Ordering::Acquire);
-        created != NOWHERE && created >= tail
+        created != NOWHERE && created >= tail && self.direct.load(Ordering::Acquire) == 0
     }
 
     /// Notes the record of the creation. Called before anybody can see the record.

@@ -251,10 +251,29 @@ impl Store {
         if backlog < ring.capacity() / 4 {
             return;
         }
+        if let Some(bell) = self.bell.as_ref() {
+            bell.ring();
+            // It may have too much to do alone.
+            if backlog < ring.capacity() / 2 {
+                return;
+            }
+        }
         let Ok(_moving) = ring.moving.try_lock() else { return };
         let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
         if let Ok(moved) = self.move_on(ring, share) {
             if moved.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
+                let _ = self.retire(ring, moved);
+            }
+        }
+    }
+
+    /// Moves records on whenever there are many, until the bell says that it is over. What fails is tried
+    /// again the next time, or when the space is needed.
+    pub(crate) fn keep_moving_on(&self) {
+        let (Some(ring), Some(bell)) = (&self.ring, &self.bell) else { return };
+        while bell.answer() {
+            let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(moved) = self.move_on(ring, ring.head()) {
                 let _ = self.retire(ring, moved);
             }
         }
