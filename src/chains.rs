@@ -7,6 +7,7 @@ use ahash::HashMap;
 
 use crate::error::WalError;
 use crate::primitives::Mutex;
+use crate::retention::Span;
 use crate::segment::Segment;
 
 /// One link of a key's chain of segments, oldest first.
@@ -56,6 +57,16 @@ impl Present {
             end: extent.end,
             created_ms: segment.created_ms,
             expiration_ms: segment.expiration_ms,
+        }
+    }
+}
+
+impl Present {
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            expiration_ms: self.expiration_ms,
+            entries: self.next_index.saturating_sub(self.first_index),
+            bytes: u64::from(self.end),
         }
     }
 }

@@ -176,6 +176,11 @@ pub enum WalError {
     #[error("the log has been shut down")]
     Closed,
 
+    /// The call would wait for the [`compact`](crate::Wal::compact) that waits for the hook it was called
+    /// from. Call it when `compact` has returned.
+    #[error("called from a hook of `compact`, which it would wait for")]
+    InDropHook,
+
     /// This process is a fork of the one that opened the log. Only the process that opened it may
     /// write; open another directory here.
     #[error("the log was opened by another process; a forked child may not write to it")]

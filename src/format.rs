@@ -42,7 +42,7 @@
 //! |---:|---:|---|
 //! | 0 | 6 | magic `KEYWAL` |
 //! | 6 | 2 | version, 1 |
-//! | 8 | 4 | flags: 1 = `REMOVED` (section 6); every other bit is zero in version 1 |
+//! | 8 | 4 | flags: 1 = `REMOVED` (section 6), 2 = `LIMITS`; every other bit is zero in version 1 |
 //! | 12 | 4 | `header_bytes`: length of this header, from the magic through the checksum; in every version 132 to 131,202 |
 //! | 16 | 8 | nonce: random, drawn anew for every segment |
 //! | 24 | 8 | `directory_id`: random, drawn once per directory, also in `META` |
@@ -54,7 +54,11 @@
 //! | 56 | 8 | `base_index`: index of the first entry of this segment |
 //! | 64 | 8 | `created_ms` |
 //! | 72 | 8 | `expiration_ms`: from this moment on no entry is appended here |
-//! | 80 | 40 | zero |
+//! | 80 | 8 | with `LIMITS`, else zero: `max_age_ms` |
+//! | 88 | 8 | with `LIMITS`, else zero: `max_entries` |
+//! | 96 | 8 | with `LIMITS`, else zero: `max_bytes` |
+//! | 104 | 8 | with `LIMITS`, else zero: `min_entries` |
+//! | 112 | 8 | zero |
 //! | 120 | 4 | `metadata_bytes`, at most 65,535 |
 //! | 124 | 4 | `key_bytes`, at most 65,535 |
 //! | 128 | `metadata_bytes` | metadata of the key |
@@ -69,6 +73,10 @@
 //! one bad or misdirected sector must not cost a segment. Lengths that do not add
 //! up to `header_bytes`, or a `previous_sequence` that is not below `sequence`, make a header invalid. A
 //! valid header that does not belong to its directory or to its file's name is damage.
+//!
+//! A header with `LIMITS` says what is kept of its key; without, that is up to the program. The newest segment
+//! decides, and its limits and metadata go on to the next one. Of the first three fields all ones means *no
+//! limit*, and 0 is not valid.
 //!
 //! A header whose checksum is right, but with a version above 1, or with a bit or byte set that
 //! version 1 has as zero, belongs to a newer program: the file is to be left alone. Later versions
@@ -150,8 +158,9 @@
 //! A segment's `previous_sequence` names its predecessor (numbers in between hold no entries). If the
 //! predecessor is missing while older segments exist, and the `expiration_ms` of all of those is at most
 //! `dropped_through_ms`, they are left over from a retention run that a crash cut off; otherwise the
-//! missing segment is damage. Segments older than one with `previous_sequence` 0 are left over from a
-//! removed key.
+//! missing segment is damage. It always is where the stream's last segment has `LIMITS`: such a stream loses
+//! one segment after the other, the oldest first. Segments older than one with `previous_sequence` 0 are
+//! left over from a removed key.
 //!
 //! A last segment with the flag `REMOVED` says that the key was removed: it and all older segments of
 //! the stream count as absent, and the next writer deletes them. A `REMOVED` segment without others
@@ -220,7 +229,10 @@ mod record;
 #[cfg(any(test, feature = "sim"))]
 pub mod rewrite;
 
-pub(crate) use file_header::{FileHeader, LARGEST_HEADER_AREA_BYTES, MAX_KEY_BYTES, find_header};
+pub(crate) use file_header::{
+    FileHeader, LARGEST_HEADER_AREA_BYTES, Limits, MAX_KEY_BYTES, MAX_METADATA_BYTES, NO_LIMIT,
+    find_header,
+};
 pub(crate) use frame::{FrameFlags, FrameHeader, SIGNATURE, Seed};
 pub(crate) use meta::{Meta, SLOT_OFFSETS};
 pub(crate) use name::{SegmentId, SegmentName, key_hash, label, mix};

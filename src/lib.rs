@@ -246,7 +246,8 @@
 //!   directory.
 //! - **Retention, two-sided.** No entry is dropped before `entry_retention` has passed since it was
 //!   appended; once [`compact`](Wal::compact) runs, none outlives `entry_retention` plus one segment
-//!   window. Idle keys too.
+//!   window. Idle keys too. Limits by count and by bytes never leave less than they say, nor more than that
+//!   and one segment; each key can have [its own](Retention), which survives power loss.
 //! - **Open.** Recovers every entry acknowledged at `Disk` and not expired, or names file and offset. It
 //!   never deletes or overwrites bytes it cannot prove were unacknowledged. It returns a
 //!   [report](Wal::recovery_report): segments, entries, torn bytes with file and offset, files ignored
@@ -319,11 +320,38 @@
 //! [`compact`](Wal::compact), [`truncate_before`](Wal::truncate_before), [`remove_key`](Wal::remove_key)
 //! and [`destroy`](Wal::destroy): call `compact` about once a window.
 //!
+//! A key can have a [`Retention`] of its own: another age or none, limits by count and by bytes, a number of
+//! entries that are left whatever the limits say. It is stored in the key's segments, and
+//! [`set_retention`](Wal::set_retention) changes it. The [options](WalOptions::max_entries_per_key) have the
+//! same limits for all other keys. Before a segment goes, [a hook](WalOptions::before_drop) can archive it or
+//! keep it for now; what it was told about goes only after it has said so.
+//!
+//! ```
+//! # let home = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&home)?;
+//! use keywal::{KeyOptions, Retention, Wal, WalOptions};
+//! use std::time::Duration;
+//!
+//! let wal = Wal::new("./streams", WalOptions::default())?; // a week
+//! wal.set_retention("clicks", Retention::keep_for(Duration::from_secs(60 * 60)))?;
+//! wal.set_retention("balances", Retention::keep_last(1))?;
+//! // With bytes of your own, stored with the key.
+//! let options = KeyOptions::default().retention(Retention::FOREVER).metadata("schema=4");
+//! wal.create_key("audit", options)?;
+//! wal.append_entry("audit", None, "is never dropped", true)?;
+//!
+//! assert_eq!(wal.retention("audit")?, Some(Retention::FOREVER));
+//! assert_eq!(wal.key_metadata("audit")?.as_deref(), Some(&b"schema=4"[..]));
+//! assert_eq!(wal.retention("orders")?, None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! A key's newest segment is never dropped; an idle expired one is first succeeded by an empty segment
 //! that carries the numbers on. So indexes go on for ever, and the key stays until it is removed.
 //!
 //! A clock that went back deletes nothing. A clock that jumped ahead while the directory was open makes
 //! `compact` refuse, and [say so](CompactionReport::refused); reopening the directory accepts the new time.
+//! Limits by count and by bytes do not ask the clock.
 //!
 //! # Backup
 //!
@@ -359,7 +387,8 @@
 //! | [`enumerate_keys`](Wal::enumerate_keys) | about two reads for each key not used since the directory was opened |
 //! | [`new`](Wal::new) after a shutdown | lists the directory |
 //! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
-//! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all |
+//! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all, and with other limits than an age for all keys, one more for each segment that one key loses |
+//! | [`set_retention`](Wal::set_retention) | a new segment, synced |
 //! | [`snapshot`](Wal::snapshot) | for each sealed segment a link and reading it once, for each newest one a copy and an `fdatasync`; of what an earlier snapshot has already, three short reads |
 //! | [`WalReader::refresh`] | lists the directory; of each key used, reads what is new when it is used again |
 //!
@@ -415,6 +444,7 @@ mod format;
 pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
+mod hook;
 mod maintenance;
 mod observe;
 mod options;
@@ -445,17 +475,18 @@ pub use error::{Result, WalError};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use format::rewrite;
+pub use hook::{DropHook, DueSegment, HookResult, Verdict};
 pub use options::{Durability, WalOptions};
 pub use report::{
     CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
     SegmentInfo, SnapshotReport, Stats, VerifiedKey, VerifyReport,
 };
 pub use restore::restore;
-pub use retention::ClockTrouble;
+pub use retention::{ClockTrouble, Retention};
 pub use verify::verify;
 #[cfg(feature = "async")]
 pub use wal::WhenDurable;
-pub use wal::{Canceller, Follow, Keys, Wal, WalReader};
+pub use wal::{Canceller, Follow, KeyOptions, Keys, Wal, WalReader};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use {restore::restore_in, verify::verify_in};

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, millis};
 use crate::error::{Result, WalError};
+use crate::format::{Limits, NO_LIMIT};
+use crate::hook::{DropHook, DueSegment, HookResult};
 
 /// Longest window of one segment: timestamps inside a segment are 32 bits of milliseconds.
 pub(crate) const MAX_WINDOW_MS: u64 = 49 * 24 * 60 * 60 * 1000;
@@ -63,7 +65,8 @@ impl From<bool> for Durability {
 pub struct WalOptions {
     /// No entry is dropped before it is this old; once [`compact`](crate::Wal::compact) has run, none
     /// is older than this plus one segment window. Default: one week, as in nano-wal. At least one
-    /// millisecond per segment of the period.
+    /// millisecond per segment of the period. [`Duration::MAX`]: for ever. This and the next three limits
+    /// are those of keys that have no [`Retention`](crate::Retention) of their own, which explains them.
     pub entry_retention: Duration,
 
     /// Into how many windows the retention is divided; a key starts a new segment when the window of
@@ -72,6 +75,21 @@ pub struct WalOptions {
     /// never longer than 49 days, whatever the division gives, and a segment keeps the window it was
     /// created with; a changed `entry_retention` counts from the next `compact` on.
     pub segments_per_retention_period: u32,
+
+    /// The oldest entries of a key go while it has more than so many. Default: no limit. At least 1.
+    pub max_entries_per_key: Option<u64>,
+
+    /// The oldest segments of a key go while the others have at least so many bytes. Default: no limit.
+    /// At least 1.
+    pub max_bytes_per_key: Option<u64>,
+
+    /// So many entries of a key are left whatever the limits say, its age included. Default 0.
+    pub min_entries_per_key: u64,
+
+    /// Asked before retention drops a segment, so that it can be archived, or kept for now. Default: none.
+    /// The setter of the same name says what it is told.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub before_drop: Option<DropHook>,
 
     /// A segment also ends when the next frame would take it past this many bytes. Default 64 MiB: a
     /// crash makes the next open read at most this much per key that was being written. From 4 KiB to
@@ -143,6 +161,10 @@ impl Default for WalOptions {
         Self {
             entry_retention: Duration::from_secs(60 * 60 * 24 * 7),
             segments_per_retention_period: 10,
+            max_entries_per_key: None,
+            max_bytes_per_key: None,
+            min_entries_per_key: 0,
+            before_drop: None,
             max_segment_bytes: 64 << 20,
             max_entry_bytes: 16 << 20,
             max_open_files: 512,
@@ -180,6 +202,65 @@ impl WalOptions {
     #[must_use]
     pub fn segments_per_retention_period(mut self, segments: u32) -> Self {
         self.segments_per_retention_period = segments;
+        self
+    }
+
+    /// Sets [`max_entries_per_key`](Self::max_entries_per_key).
+    #[must_use]
+    pub fn max_entries_per_key(mut self, entries: u64) -> Self {
+        self.max_entries_per_key = Some(entries);
+        self
+    }
+
+    /// Sets [`max_bytes_per_key`](Self::max_bytes_per_key).
+    #[must_use]
+    pub fn max_bytes_per_key(mut self, bytes: u64) -> Self {
+        self.max_bytes_per_key = Some(bytes);
+        self
+    }
+
+    /// Sets [`min_entries_per_key`](Self::min_entries_per_key).
+    #[must_use]
+    pub fn min_entries_per_key(mut self, entries: u64) -> Self {
+        self.min_entries_per_key = entries;
+        self
+    }
+
+    /// Has `hook` asked by [`compact`](crate::Wal::compact) before each segment that it would drop, the
+    /// oldest of a key first. What is dropped by name, with [`truncate_before`](crate::Wal::truncate_before),
+    /// [`remove_key`](crate::Wal::remove_key) and [`destroy`](crate::Wal::destroy), is not asked about.
+    ///
+    /// After [`Verdict::Drop`](crate::Verdict::Drop) the segment goes, unless something fails, a crash
+    /// comes first, or the key is given another retention meanwhile: then the hook is asked about it again.
+    /// After [`Verdict::Keep`](crate::Verdict::Keep) or an error, it and the newer ones of its key stay.
+    ///
+    /// The hook may use the log, of whichever key: no lock of a key is held. `compact` and
+    /// [`shutdown`](crate::Wal::shutdown) would wait for the `compact` that waits for the hook: called by
+    /// the hook, they answer [`InDropHook`](crate::WalError::InDropHook); it must not wait for a thread
+    /// that calls them. A panic ends the `compact`, and nothing has been dropped by it.
+    ///
+    /// ```
+    /// # use keywal::{Verdict, Wal, WalOptions};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let archive = tempfile::tempdir()?.keep();
+    /// let options = WalOptions::default().before_drop(move |segment| {
+    ///     let name = segment.path.file_name().ok_or("no name")?;
+    ///     let mut copy = std::fs::File::create(archive.join(name))?;
+    ///     let checksum = segment.copy_to(&mut copy)?;
+    ///     copy.sync_all()?;
+    ///     println!("{name:?}: entries from {}, checksum {checksum:08x}", segment.first_index);
+    ///     Ok(Verdict::Drop)
+    /// });
+    /// let wal = Wal::new(dir.path(), options)?;
+    /// # wal.compact()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn before_drop(
+        mut self,
+        hook: impl Fn(&DueSegment<'_>) -> HookResult + Send + Sync + 'static,
+    ) -> Self {
+        self.before_drop = Some(DropHook::new(hook));
         self
     }
 
@@ -264,6 +345,14 @@ impl WalOptions {
                  lengthen the retention or use fewer segments"
             ));
         }
+        for (name, given) in [
+            ("max_entries_per_key", self.max_entries_per_key),
+            ("max_bytes_per_key", self.max_bytes_per_key),
+        ] {
+            if given == Some(0) {
+                return refuse(format!("{name} is 0; give at least 1, or no limit"));
+            }
+        }
         if !(4096..=MAX_SEGMENT_BYTES).contains(&self.max_segment_bytes) {
             let given = self.max_segment_bytes;
             return refuse(format!(
@@ -301,9 +390,19 @@ impl WalOptions {
         Ok(())
     }
 
+    /// What is kept of keys that have no limits of their own.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_age_ms: millis(self.entry_retention),
+            max_entries: self.max_entries_per_key.unwrap_or(NO_LIMIT),
+            max_bytes: self.max_bytes_per_key.unwrap_or(NO_LIMIT),
+            min_entries: self.min_entries_per_key,
+        }
+    }
+
     /// How long a segment is appended to, in milliseconds.
-    pub(crate) fn window_ms(&self) -> u64 {
+    pub(crate) fn window_ms(&self, max_age_ms: u64) -> u64 {
         let segments = u64::from(self.segments_per_retention_period.max(1));
-        (millis(self.entry_retention) / segments).clamp(1, MAX_WINDOW_MS)
+        (max_age_ms / segments).clamp(1, MAX_WINDOW_MS)
     }
 }

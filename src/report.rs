@@ -83,11 +83,14 @@ pub struct CompactionReport {
     pub dropped_bytes: u64,
     /// Entries dropped.
     pub dropped_entries: u64,
-    /// Why nothing was dropped anywhere, if the clock could not be trusted.
+    /// Why nothing was dropped for its age anywhere, if the clock could not be trusted.
     pub refused: Option<ClockTrouble>,
-    /// Keys that had something to drop and were left alone, because the time of day is before the creation
-    /// of their newest segment.
+    /// Keys of which something is old enough and nothing was dropped for its age, because the time of day
+    /// is before the creation of their newest segment.
     pub keys_from_the_future: u64,
+    /// Segments that stay because [the hook](crate::WalOptions::before_drop) wants them or older ones of
+    /// their key kept, or failed; then `failures` says why.
+    pub held_segments: u64,
     /// Keys or files that could not be worked on, at most 1,000; everything else was done.
     pub failures: Vec<Finding>,
 }

@@ -20,7 +20,8 @@ pub(crate) use self::content::{Overlay, Pending};
 
 use crate::error::{Result, WalError};
 use crate::format::{
-    FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentId, find_header,
+    FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Limits, Seed, SegmentId,
+    find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
 use crate::observe::{self, Synced};
@@ -114,6 +115,9 @@ pub(crate) struct Segment {
     pub(crate) previous_sequence: u32,
     pub(crate) previous_end: u32,
     pub(crate) frames_start: u32,
+    /// Those of the key, as of this segment.
+    pub(crate) limits: Option<Limits>,
+    pub(crate) metadata: Box<[u8]>,
     content: Content,
     /// What readers may see. Grown only under the stream's writer lock.
     published: AtomicExtent,
@@ -248,6 +252,8 @@ impl Segment {
             previous_sequence: header.previous_sequence,
             previous_end: header.previous_end,
             frames_start: header.frames_start(),
+            limits: header.limits,
+            metadata: header.metadata.clone(),
             content,
             published: AtomicExtent::new(extent),
             guess: AtomicU32::new(FIRST_GUESS_BYTES),

@@ -17,13 +17,14 @@ use crate::chains::ChainCache;
 use crate::cuts::Cuts;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
-use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, key_hash, mix};
+use crate::format::{FormatError, Limits, Meta, SLOT_OFFSETS, SegmentId, key_hash, mix};
 use crate::fs::{Dir, File, OpenMode, read_full, write_full};
 use crate::observe::{self, Synced};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use crate::report::{Counters, Poisoned};
+use crate::retention::Share;
 use crate::ring::Ring;
 use crate::scan::Tail;
 use crate::segment::{Access, Overlay, Segment};
@@ -55,6 +56,9 @@ pub(crate) struct Reading {
 pub(crate) struct Store {
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) options: WalOptions,
+    /// Of keys that have none of their own, and what goes into one of their segments.
+    pub(crate) limits: Limits,
+    share: Share,
     pub(crate) past: Past,
     pub(crate) directory_id: u64,
     pub(crate) files: FileCache,
@@ -100,8 +104,11 @@ impl Store {
         counters: Arc<Counters>,
     ) -> Self {
         let opened_ms = options.clock.now_ms();
+        let limits = options.limits();
         Self {
             dir,
+            limits,
+            share: Share::of(&limits, options.segments_per_retention_period),
             bell: (ring.is_some() && options.maintenance_thread).then(Bell::default),
             ring: ring.map(Arc::new),
             past,
@@ -155,6 +162,13 @@ impl Store {
             .map_err(|source| WalError::io(&path, "open the directory's facts", source))?;
         let newest = read_slots(&*file, &path)?.into_iter().flatten().map(|meta| meta.generation);
         Ok(newest.max() == Some(self.meta().state.generation))
+    }
+
+    /// Whether a segment with so many entries, that would go to `end` with the next one, ends before it.
+    pub(crate) fn is_full(&self, segment: &Segment, entries: u32, end: u64) -> bool {
+        let segments = self.options.segments_per_retention_period;
+        let share = segment.limits.map_or(self.share, |limits| Share::of(&limits, segments));
+        entries > 0 && (end > self.options.max_segment_bytes || share.is_full(entries, end))
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

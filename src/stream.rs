@@ -18,12 +18,15 @@
 mod append;
 mod chain;
 mod discard;
+mod expire;
+mod limits;
 mod load;
 
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
+use self::expire::Due;
 pub(crate) use append::{Appended, Payload, Prepared, frame_bytes};
-pub(crate) use discard::Expiry;
+pub(crate) use expire::{Expired, Moment};
 pub(crate) use load::Findings;
 
 use crate::cuts::End;
@@ -106,8 +109,7 @@ struct Catalog {
     sequences: Box<[u32]>,
     /// The label in the file names, as long as the key is not known.
     label: Box<str>,
-    /// Of the oldest segment; 0 = not known.
-    oldest_expiration_ms: u64,
+    due: Due,
 }
 
 impl Catalog {

@@ -5,6 +5,7 @@ mod append;
 mod discard;
 mod follow;
 mod health;
+mod limits;
 #[cfg(feature = "metrics")]
 mod publish;
 mod read;
@@ -15,8 +16,10 @@ mod when_durable;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::thread::ThreadId;
 
 pub use follow::{Canceller, Follow};
+pub use limits::KeyOptions;
 pub use read::Keys;
 pub use reader::WalReader;
 #[cfg(feature = "async")]
@@ -56,6 +59,8 @@ pub struct Wal {
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
     watch: Watch,
+    /// The thread that asks the hook of a `compact`.
+    asking: Mutex<Option<ThreadId>>,
     /// Released when the log is shut down or dropped.
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -111,6 +116,7 @@ impl Wal {
             recovery: report,
             clock_guard: Mutex::new(clock_guard),
             watch,
+            asking: Mutex::new(None),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -235,9 +241,11 @@ impl Wal {
     ///
     /// # Errors
     /// The first that occurred. The directory is released all the same; the next open checks it.
+    /// [`InDropHook`](WalError::InDropHook): nothing has happened.
     pub fn shutdown(&self) -> Result<()> {
         let store = &self.store;
         store.check_writable()?;
+        self.check_not_in_hook()?;
         if !store.close() {
             return Err(WalError::Closed);
         }

@@ -109,6 +109,39 @@ fn crashes_of_long_random_workloads_with_a_journal_under_tight_limits() {
     walks("crash-journal-long-tight", Setup::tight(seed()).with_journal());
 }
 
+/// Workloads that get to what is rare in random ones: segments that go one by one, and others that go at
+/// once, in one run; limits that change with segments left over.
+#[test]
+fn crashes_of_workloads_with_limits() {
+    const WORKLOADS: [&str; 6] = [
+        "last:0 small:0 rotate:0 small:1 rotate:0 rotate:1 rotate:0 compact small:0 cut:3 compact",
+        "small:0 rotate:0 rotate:0 last:0 compact small:0 compact kill rotate:0 compact",
+        "small:0 rotate:0 cut:1 forever:0 small:0 compact remove:0 small:0 compact",
+        "forever:0 forever:1 small:0 last:0 large:0 cut:2 forever:0 compact shutdown small:1",
+        "small:0 rotate:0 rotate:0 small:1 rotate:1 compact cut:1 last:0 small:0 last:1 compact",
+        "batch:0 last:0 batch:0 batch:0 batch:0 batch:0 large:0 large:0 compact cut:3 large:0 compact",
+    ];
+    if one_only() {
+        return;
+    }
+    for setup in [Setup::plain(seed()), Setup::tight(seed()).with_journal()] {
+        let explorer = explorer(setup);
+        on_all_cores(WORKLOADS.len(), |at| {
+            let mut ops = Vec::new();
+            let mut run = Run::new(&explorer.plan.setup).expect("opens");
+            for op in Op::parse_all(WORKLOADS[at]) {
+                ops.push(op);
+                if let Err(text) = guarded(|| run.succeed(op)) {
+                    return explorer.note(&text, &ops, "no crash");
+                }
+                explorer.crashes(&run, &ops);
+            }
+            true
+        });
+        explorer.failures.finish();
+    }
+}
+
 #[test]
 fn every_crash_with_keys_that_are_checked_when_they_are_used() {
     let length = length().saturating_sub(1).max(1);

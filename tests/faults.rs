@@ -34,7 +34,7 @@ const EROFS: i32 = 30;
 
 const WORKLOAD: &str = "small:0 large:0 batch:1 small:1 rotate:0 sync:1 large:1 compact small:0 large:0 \
      remove:1 small:1 batch:1 truncate:0 large:0 kill small:0 large:1 sync shutdown large:0 rotate:1 \
-     batch:1 small:0 remove:0 large:0";
+     batch:1 small:0 remove:0 large:0 last:1 small:1 rotate:1 forever:0 rotate:1 compact small:1";
 
 /// Unoptimised, one case in so many is run.
 const DEBUG_ONE_IN: usize = 61;

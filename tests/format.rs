@@ -2,7 +2,7 @@
 //!
 //! `tests/verify.py` is written from the specification alone, so it and the crate must find the same in
 //! every directory. `tests/golden/v1` was written once; every later version has to read it, and to write
-//! the same bytes. `KEYWAL_BLESS=1` writes it anew, which is right only before version 1 is released.
+//! the same bytes; so `tests/golden/v1-limits`, of keys with limits and metadata. `KEYWAL_BLESS=1` writes both anew, which is right only before version 1 is released.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::SimDir;
-use keywal::{ManualClock, Wal, WalError, WalOptions};
+use keywal::{KeyOptions, ManualClock, Retention, Wal, WalError, WalOptions};
 
 mod common;
 
@@ -419,7 +419,11 @@ const GOLDEN: &[Golden] = &[
 ];
 
 fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+    golden("v1")
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn golden_rows() -> Vec<Row> {
@@ -443,21 +447,24 @@ fn golden_files() -> Vec<(String, Vec<u8>)> {
 #[test]
 fn the_bytes_written_are_those_of_the_golden_directory() {
     let _alone = alone();
-    let written = golden_files();
+    same_bytes(golden_files(), &golden_dir());
+}
+
+fn same_bytes(written: Vec<(String, Vec<u8>)>, golden_dir: &Path) {
     if std::env::var_os("KEYWAL_BLESS").is_some() {
-        let _ = fs::remove_dir_all(golden_dir());
-        fs::create_dir_all(golden_dir()).unwrap();
+        let _ = fs::remove_dir_all(golden_dir);
+        fs::create_dir_all(golden_dir).unwrap();
         for (name, bytes) in &written {
-            fs::write(golden_dir().join(name), bytes).unwrap();
+            fs::write(golden_dir.join(name), bytes).unwrap();
         }
     }
-    let entries = fs::read_dir(golden_dir()).expect("KEYWAL_BLESS=1 writes the golden directory");
+    let entries = fs::read_dir(golden_dir).expect("KEYWAL_BLESS=1 writes the golden directory");
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, written.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     for (name, bytes) in written {
-        let golden = fs::read(golden_dir().join(&name)).unwrap();
+        let golden = fs::read(golden_dir.join(&name)).unwrap();
         let differs = golden.iter().zip(&bytes).position(|(a, b)| a != b);
         assert_eq!((differs, bytes.len()), (None, golden.len()), "{name}: first different offset");
     }
@@ -539,4 +546,74 @@ fn a_snapshot_is_read_by_both() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify.py");
     let output = Command::new("python3").arg("-B").arg(script).arg(home.path()).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("not finished"), "{output:?}");
+}
+
+/// Every field of limits, and metadata: handed on, changed, taken back, and carried on by an empty segment.
+fn limits_story(open: &dyn Fn() -> Wal, clock: &ManualClock) {
+    let wal = open();
+    let minute = Retention::keep_for(Duration::from_secs(60));
+    let options = KeyOptions::default().metadata("schema=1").retention(Retention::keep_last(3));
+    assert!(wal.create_key("made", options).unwrap());
+    for number in 0..5 {
+        wal.append_entry("made", None, format!("{number}").repeat(1000), false).unwrap();
+    }
+    wal.append_entry("changed", None, "before", true).unwrap();
+    wal.set_retention("changed", minute.max_bytes(1 << 20).min_entries(1)).unwrap();
+    wal.append_entry("changed", None, "behind", false).unwrap();
+    wal.set_retention("back", Retention::FOREVER).unwrap();
+    wal.append_entry("back", None, "kept", false).unwrap();
+    wal.set_retention("back", None).unwrap();
+    assert!(
+        wal.create_key("idle", KeyOptions::default().metadata(vec![0, 255]).retention(minute))
+            .unwrap()
+    );
+    wal.append_entry("idle", None, "goes", false).unwrap();
+    clock.advance(Duration::from_secs(70));
+    // The first segment of "changed", and that of "idle".
+    assert_eq!(wal.compact().unwrap().dropped_segments, 2);
+    wal.shutdown().unwrap();
+}
+
+/// What verify.py says that keys have of their own.
+const OWN: &[&str] = &[
+    "own: 'changed': limits [60000, 18446744073709551615, 1048576, 1], metadata ",
+    "own: 'idle': limits [60000, 18446744073709551615, 18446744073709551615, 0], metadata 00ff",
+    "own: 'made': limits [18446744073709551615, 3, 18446744073709551615, 3], metadata 736368656d613d31",
+];
+
+#[test]
+fn limits_and_metadata_are_written_and_read_as_the_specification_says() {
+    let _alone = alone();
+    let (clock, dir) = (Arc::new(ManualClock::new(T0)), SimDir::new(GOLDEN_SEED));
+    limits_story(&|| Wal::open_in(Arc::new(dir.clone()), options(&clock)).unwrap(), &clock);
+    let image = dir.image();
+    let written = image.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
+    same_bytes(written, &golden("v1-limits"));
+
+    let (rows, errors, wal) = read_copy(&golden("v1-limits"), &clock);
+    assert!(errors.is_empty() && rows.len() == 7, "{} entries, {errors:?}", rows.len());
+    assert!(wal.recovery_report().clean);
+    let minute = Retention::keep_for(Duration::from_secs(60));
+    for (key, retention, metadata, range) in [
+        ("made", Some(Retention::keep_last(3)), &b"schema=1"[..], (0, 5)),
+        ("changed", Some(minute.max_bytes(1 << 20).min_entries(1)), b"", (1, 2)),
+        ("back", None, b"", (0, 1)),
+        ("idle", Some(minute), &[0, 255], (1, 1)),
+    ] {
+        assert_eq!(wal.retention(key).unwrap(), retention, "{key}");
+        assert_eq!(wal.key_metadata(key).unwrap().as_deref(), Some(metadata), "{key}");
+        let found = (wal.first_index(key).unwrap(), wal.next_index(key).unwrap());
+        assert_eq!(found, range, "{key}");
+    }
+    if has_python() {
+        assert_eq!(verify(&golden("v1-limits")), (rows, Vec::new()));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify.py");
+        let output =
+            Command::new("python3").arg("-B").arg(script).arg(golden("v1-limits")).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let own: Vec<&str> = text.lines().filter(|line| line.starts_with("own: ")).collect();
+        let mut sorted = own.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, OWN);
+    }
 }

@@ -34,7 +34,7 @@ struct Counts {
 }
 
 fn cases() -> impl Strategy<Value = (Limits, Vec<Raw>)> {
-    let limits = (0u8..4, 0u8..3, 0u8..4, 0u8..4, 0u8..3).prop_map(Limits::from);
+    let limits = (0u8..4, 0u8..3, 0u8..4, 0u8..4, 0u8..3, 0u8..4).prop_map(Limits::from);
     let raw = (0u8..100, 0u8..5, any::<u16>(), any::<u16>()).prop_map(Raw::from);
     (limits, prop::collection::vec(raw, 1..=MAX_OPS))
 }
@@ -63,7 +63,7 @@ fn a_long_life() {
     let ops = env_number("KEYWAL_OPS").unwrap_or(2_000);
     let progress = Progress::new("model-long", "operations", ops);
     let limits: Vec<Limits> =
-        (0..4).map(|n| Limits::from((n, n % 3, (n + 1) % 4, n, n % 3))).collect();
+        (0..4).map(|n| Limits::from((n, n % 3, (n + 1) % 4, n, n % 3, n))).collect();
     on_all_cores(limits.len(), |at| {
         let mut random = Random(mix(seed) ^ at as u64);
         let mut world = World::new(limits[at]).expect("opens");

@@ -78,7 +78,10 @@ fn a_snapshot_is_a_log_like_any_other() {
         let before = all(&wal);
         let report = wal.snapshot(home.path().join("a/b/copy")).unwrap();
         assert_eq!(report.keys, 7);
-        assert_eq!(report.entries, before.values().map(|entries| entries.len() as u64).sum());
+        assert_eq!(
+            report.entries,
+            before.values().map(|entries| entries.len() as u64).sum::<u64>()
+        );
         assert!(report.linked_segments > 5 && report.copied_segments >= 7, "{report:?}");
         assert_eq!(report.damaged, []);
         wal.append_entry("key 0", None, "later", true).unwrap();

@@ -13,6 +13,7 @@ const LAYERS: &[&str] = &[
     "clock",
     "entry",
     "error",
+    "hook",
     "options",
     "retention",
     "report",

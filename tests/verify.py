@@ -73,17 +73,20 @@ def header_at(data, at):
     """Section 2: the valid header at `at`, or None. Of one of a newer version only `newer` counts."""
     if data[at:at + 6] != b"KEYWAL" or len(data) < at + 132:
         return None
-    h = fields(data, at, "<6xHIIQQQIIIIQQQ40sII", "version flags header_bytes nonce directory_id key_hash sequence "
-               "previous_sequence previous_end zero base_index created_ms expiration_ms zeros metadata_bytes key_bytes")
+    h = fields(data, at, "<6xHIIQQQIIIIQQQQQQQQII", "version flags header_bytes nonce directory_id key_hash sequence "
+               "previous_sequence previous_end zero base_index created_ms expiration_ms max_age_ms max_entries max_bytes "
+               "min_entries zeros metadata_bytes key_bytes")
     end = at + h.header_bytes
     if not 132 <= h.header_bytes <= min(131_202, len(data) - at):
         return None
     if crc32(data[at:end - 4]) != struct.unpack_from("<I", data, end - 4)[0]:
         return None
-    h.newer = h.version != 1 or h.flags > 1 or h.zero != 0 or any(h.zeros)
-    if not h.newer and h.header_bytes != 132 + h.metadata_bytes + h.key_bytes:
+    h.removed, h.limited = h.flags & 1, h.flags & 2
+    limits = [h.max_age_ms, h.max_entries, h.max_bytes]
+    h.newer = h.version != 1 or h.flags > 3 or h.zero or h.zeros or not h.limited and any(limits + [h.min_entries])
+    if not h.newer and (h.header_bytes != 132 + h.metadata_bytes + h.key_bytes or h.limited and not all(limits)):
         return None
-    h.removed, h.key = h.flags & 1, data[end - 4 - h.key_bytes:end - 4]
+    h.key, h.metadata = data[end - 4 - h.key_bytes:end - 4], data[at + 128:end - 4 - h.key_bytes]
     h.copy_at = -(-h.header_bytes // 512) * 512
     return h
 
@@ -168,6 +171,7 @@ def link(segments, meta):
         find(kind, s.name, 0, "no whole header: an interrupted creation")
     removed = [at for at, s in enumerate(segments) if s.header and s.header.removed]
     older = segments[removed[-1] + 1:] if removed else segments
+    limited = older and older[-1].header.limited
     while older:
         s = older.pop()
         wanted = chain[0].header.previous_sequence if chain else s.sequence
@@ -176,7 +180,7 @@ def link(segments, meta):
         if s.sequence > wanted and s.header is None:
             continue  # an interrupted creation, later passed over
         if s.sequence != wanted:
-            if all(o.header and o.header.expiration_ms <= meta.dropped_through for o in older + [s]):
+            if not limited and all(o.header and o.header.expiration_ms <= meta.dropped_through for o in older + [s]):
                 break  # left over from an interrupted run of retention
             find("damage", chain[0].name, 44, f"the segment before this one, {wanted}, is missing")
         if s.header is None:
@@ -196,6 +200,8 @@ def verify_stream(chain, meta):
         sound = walk(s, after.header.previous_end if followed else len(s.data), not followed, meta.clean and not after)
         if h.key != chain[0].header.key:
             find("damage", s.name, 124, "another key than in the segment before")
+        if h.metadata != chain[0].header.metadata:
+            find("damage", s.name, 120, "other metadata than in the segment before")
         if h.previous_sequence >= s.sequence or h.previous_sequence == 0 and (h.previous_end or h.base_index):
             find("damage", s.name, 44, "previous_sequence, previous_end and base_index contradict each other")
         if next_index not in (None, h.base_index):
@@ -210,6 +216,10 @@ def print_stream(chain, with_entries):
     key, count = chain[0].header.key, sum(len(s.entries) for s in chain)
     text = repr(key)[2:-1]
     print(f"'{text}': segments {[s.sequence for s in chain]}, base {chain[0].header.base_index}, entries {count}")
+    newest = chain[-1].header
+    if newest.limited or newest.metadata:
+        limits = [newest.max_age_ms, newest.max_entries, newest.max_bytes, newest.min_entries] if newest.limited else None
+        print(f"own: '{text}': limits {limits}, metadata {newest.metadata.hex()}")
     for s, f in ((s, f) for s in chain for f in s.entries if with_entries):
         header = s.data[f.at + 32:f.content].hex() if f.flags & HEADER else None
         print(json.dumps({"key": key.hex(), "index": s.header.base_index + f.index,

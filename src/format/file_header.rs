@@ -5,20 +5,35 @@ use super::{Fields, FormatError, MAX_SEQUENCE};
 const MAGIC: [u8; 6] = *b"KEYWAL";
 const VERSION: u16 = 1;
 const FLAG_REMOVED: u32 = 1;
-const RESERVED_BYTES: usize = 40;
+const FLAG_LIMITS: u32 = 2;
+const RESERVED_BYTES: usize = 8;
 const FIXED_BYTES: usize = 128;
 const CHECKSUM_BYTES: usize = 4;
 const COPY_ALIGN_BYTES: usize = 512;
 
 /// Longest key.
 pub(crate) const MAX_KEY_BYTES: usize = 65_535;
-const MAX_METADATA_BYTES: usize = 65_535;
+/// Longest metadata of a key.
+pub(crate) const MAX_METADATA_BYTES: usize = 65_535;
 const MAX_HEADER_BYTES: usize = FIXED_BYTES + MAX_METADATA_BYTES + MAX_KEY_BYTES + CHECKSUM_BYTES;
 const MAX_COPY_OFFSET: usize = MAX_HEADER_BYTES.next_multiple_of(COPY_ALIGN_BYTES);
 const _: () = assert!(MAX_COPY_OFFSET == 131_584, "the specification names this offset");
 
 /// No header and copy together are longer than this.
 pub(crate) const LARGEST_HEADER_AREA_BYTES: usize = MAX_COPY_OFFSET + MAX_HEADER_BYTES;
+
+/// A limit that is none.
+pub(crate) const NO_LIMIT: u64 = u64::MAX;
+
+/// What is kept of a key. Each limit may be [`NO_LIMIT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) max_age_ms: u64,
+    pub(crate) max_entries: u64,
+    pub(crate) max_bytes: u64,
+    /// Never fewer, whatever the limits say.
+    pub(crate) min_entries: u64,
+}
 
 /// The facts in the header of a segment file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +50,8 @@ pub(crate) struct FileHeader {
     pub(crate) base_index: u64,
     pub(crate) created_ms: u64,
     pub(crate) expiration_ms: u64,
+    /// `None`: the key has no limits of its own.
+    pub(crate) limits: Option<Limits>,
     pub(crate) metadata: Box<[u8]>,
     pub(crate) key: Box<[u8]>,
 }
@@ -62,7 +79,9 @@ impl FileHeader {
             Vec::with_capacity(bytes.next_multiple_of(COPY_ALIGN_BYTES).saturating_add(bytes));
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.extend(if self.removed { FLAG_REMOVED } else { 0 }.to_le_bytes());
+        let removed = if self.removed { FLAG_REMOVED } else { 0 };
+        let limited = if self.limits.is_some() { FLAG_LIMITS } else { 0 };
+        out.extend((removed | limited).to_le_bytes());
         out.extend(length(bytes));
         out.extend(self.nonce.to_le_bytes());
         out.extend(self.directory_id.to_le_bytes());
@@ -74,6 +93,10 @@ impl FileHeader {
         out.extend(self.base_index.to_le_bytes());
         out.extend(self.created_ms.to_le_bytes());
         out.extend(self.expiration_ms.to_le_bytes());
+        let limits = self.limits.map_or([0; 4], |limits| {
+            [limits.max_age_ms, limits.max_entries, limits.max_bytes, limits.min_entries]
+        });
+        out.extend(limits.into_iter().flat_map(u64::to_le_bytes));
         out.extend([0; RESERVED_BYTES]);
         out.extend(length(self.metadata.len()));
         out.extend(length(self.key.len()));
@@ -120,12 +143,20 @@ impl FileHeader {
         let base_index = fields.u64()?;
         let created_ms = fields.u64()?;
         let expiration_ms = fields.u64()?;
+        let limits = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let reserved = fields.array::<RESERVED_BYTES>()?;
-        if flags & !FLAG_REMOVED != 0 || zero != 0 || reserved != [0; RESERVED_BYTES] {
+        let limited = flags & FLAG_LIMITS != 0;
+        if flags & !(FLAG_REMOVED | FLAG_LIMITS) != 0
+            || zero != 0
+            || (!limited && limits != [0; 4])
+            || reserved != [0; RESERVED_BYTES]
+        {
             return Err(FormatError::Newer(version));
         }
         let metadata_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
         let key_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+        let [max_age_ms, max_entries, max_bytes, min_entries] = limits;
+        let limits = Limits { max_age_ms, max_entries, max_bytes, min_entries };
         let header = Self {
             removed: flags & FLAG_REMOVED != 0,
             nonce,
@@ -137,11 +168,13 @@ impl FileHeader {
             base_index,
             created_ms,
             expiration_ms,
+            limits: limited.then_some(limits),
             metadata: fields.bytes(metadata_bytes)?.into(),
             key: fields.bytes(key_bytes)?.into(),
         };
         let in_range = (1..=MAX_SEQUENCE).contains(&sequence)
             && previous_sequence < sequence
+            && (!limited || (max_age_ms > 0 && max_entries > 0 && max_bytes > 0))
             && header.header_bytes() == header_bytes;
         if in_range { Ok(header) } else { Err(FormatError::Field) }
     }
@@ -200,6 +233,7 @@ mod tests {
             base_index: 1 << 40,
             created_ms: 1_700_000_000_000,
             expiration_ms: 1_700_000_060_000,
+            limits: None,
             metadata: Box::from(*b"meta"),
             key: key.into(),
         }
@@ -214,6 +248,20 @@ mod tests {
             assert_eq!(find_header(&bytes, |_| true).as_ref(), Ok(&header));
             assert!(bytes.len() <= LARGEST_HEADER_AREA_BYTES);
         }
+    }
+
+    const LIMITS: Limits =
+        Limits { max_age_ms: 60_000, max_entries: NO_LIMIT, max_bytes: 1 << 40, min_entries: 3 };
+
+    #[test]
+    fn limits_read_back_and_where_there_are_none_every_byte_is_zero() {
+        let header = FileHeader { limits: Some(LIMITS), ..sample(b"key") };
+        let bytes = header.to_bytes();
+        assert_eq!(FileHeader::from_bytes(&bytes), Ok(header.clone()));
+        assert_eq!(bytes[8], 2);
+        let removed = FileHeader { removed: true, ..header };
+        assert_eq!(FileHeader::from_bytes(&removed.to_bytes()), Ok(removed));
+        assert_eq!(sample(b"key").to_bytes()[80..120], [0; 40]);
     }
 
     #[test]
@@ -245,7 +293,7 @@ mod tests {
     fn newer_formats_are_told_from_damage() {
         let good = sample(b"key").to_bytes();
         let bytes = sample(b"key").header_bytes();
-        for (at, value) in [(6, 2), (8, 2), (11, 1), (52, 1), (80, 1), (119, 9)] {
+        for (at, value) in [(6, 2), (8, 4), (11, 1), (52, 1), (80, 1), (111, 1), (119, 9)] {
             let mut newer = good[..bytes].to_vec();
             newer[at] = value;
             let checksum = crc32fast::hash(&newer[..bytes - 4]);
@@ -294,6 +342,15 @@ mod tests {
         for (sequence, previous) in [(0, 0), (MAX_SEQUENCE + 1, 0), (7, 7), (7, 8)] {
             let read = with(sequence, previous);
             assert_eq!(read, Err(FormatError::Field), "{sequence} after {previous}");
+        }
+        // Limits that would keep nothing.
+        for limits in [
+            Limits { max_age_ms: 0, ..LIMITS },
+            Limits { max_entries: 0, ..LIMITS },
+            Limits { max_bytes: 0, ..LIMITS },
+        ] {
+            let header = FileHeader { limits: Some(limits), ..sample(b"key") };
+            assert_eq!(FileHeader::from_bytes(&header.to_bytes()), Err(FormatError::Field));
         }
         // Lengths that do not add up to `header_bytes`.
         for (at, value) in [(120, 3), (124, 2)] {

@@ -42,6 +42,7 @@ mod tests {
             base_index: 6,
             created_ms: 7,
             expiration_ms: 8,
+            limits: None,
             metadata: Box::default(),
             key: Box::from(*b"key"),
         };

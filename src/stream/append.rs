@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use super::expire::Due;
 use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
-use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
+use crate::format::{FileHeader, FrameFlags, FrameHeader, Limits, MAX_SEQUENCE, label};
 use crate::observe;
 use crate::options::Durability;
 use crate::primitives::thread_local;
@@ -173,7 +174,7 @@ impl Stream {
     pub(crate) fn begin(&self, store: &Store, writer: &mut Writer) -> Result<()> {
         if writer.phase == Phase::Empty {
             let now_ms = store.append_ms().max(writer.last_ms);
-            self.create(store, writer, None, now_ms)?;
+            self.create(store, writer, None, (None, &[]), now_ms)?;
         }
         Ok(())
     }
@@ -203,7 +204,7 @@ impl Stream {
                 }
                 let extent = segment.extent();
                 let end = u64::from(extent.end).saturating_add(bytes);
-                let full = end > store.options.max_segment_bytes && extent.count > 0;
+                let full = store.is_full(&segment, extent.count, end);
                 let active = matches!(writer.phase, Phase::Active { .. });
                 if active && now_ms < segment.expiration_ms && !full {
                     return Ok(segment);
@@ -211,7 +212,7 @@ impl Stream {
                 return self.rotate(store, writer, &segment, now_ms);
             }
         }
-        self.create(store, writer, None, now_ms)
+        self.create(store, writer, None, (None, &[]), now_ms)
     }
 
     pub(crate) fn damaged(&self, store: &Store) -> WalError {
@@ -232,7 +233,7 @@ impl Stream {
         now_ms: u64,
     ) -> Result<Arc<Segment>> {
         self.seal(store, writer, old)?;
-        self.create(store, writer, Some(old), now_ms)
+        self.create(store, writer, Some(old), (old.limits, &old.metadata), now_ms)
     }
 
     /// Writes the seal if the segment takes entries, and makes everything durable.
@@ -327,21 +328,26 @@ impl Stream {
         marked.map(|()| true)
     }
 
-    fn create(
+    /// Starts the segment after `old`, with these limits and metadata of the key.
+    pub(super) fn create(
         &self,
         store: &Store,
         writer: &mut Writer,
         old: Option<&Arc<Segment>>,
+        (limits, metadata): (Option<Limits>, &[u8]),
         now_ms: u64,
     ) -> Result<Arc<Segment>> {
         let created_ms = now_ms.max(writer.last_ms);
-        let expiration_ms = retention::expiration_ms(created_ms, store.options.window_ms());
+        let window_ms = store.options.window_ms(limits.unwrap_or(store.limits).max_age_ms);
+        let expiration_ms = retention::expiration_ms(created_ms, window_ms);
         let segment = self.create_file(store, writer, |header| FileHeader {
             previous_sequence: old.map_or(0, |old| old.id.sequence),
             previous_end: old.map_or(0, |old| old.extent().end),
             base_index: old.map_or(0, |old| old.next_index()),
             created_ms,
             expiration_ms,
+            limits,
+            metadata: metadata.into(),
             ..header
         })?;
         let sequence = segment.id.sequence;
@@ -352,7 +358,9 @@ impl Stream {
             let mut catalog = self.catalog();
             catalog.push(sequence);
             if catalog.sequences.len() == 1 {
-                catalog.oldest_expiration_ms = expiration_ms;
+                catalog.due = Due::of_the_only(&limits.unwrap_or(store.limits), expiration_ms);
+            } else if catalog.due.depends_on_the_end() {
+                catalog.due = Due::default();
             }
             self.tail.store(extent);
             store.files.insert_writable(&segment);
@@ -389,6 +397,7 @@ impl Stream {
                 base_index: 0,
                 created_ms: 0,
                 expiration_ms: 0,
+                limits: None,
                 metadata: Box::default(),
                 key: self.key().unwrap_or_default().into(),
             });

@@ -65,7 +65,9 @@ impl Stream {
             }
             if previous_sequence == 0
                 || self.is_tombstone(store, *sequence)
-                || (previous_sequence > *sequence && self.were_dropped(store, older))
+                || (previous_sequence > *sequence
+                    && newest.limits.is_none()
+                    && self.were_dropped(store, older))
             {
                 self.sort_leftovers(store, older, &mut chain)?;
                 break;
@@ -141,7 +143,7 @@ impl Stream {
     }
 
     /// Whether retention has dropped all of these segments, and a crash brought some back. Among them
-    /// may be creations that another crash had cut off.
+    /// may be creations that another crash had cut off. A key with limits of its own never gets there.
     fn were_dropped(&self, store: &Store, sequences: &[u32]) -> bool {
         let through_ms = store.meta().state().dropped_through_ms;
         let dropped = |sequence: &u32| match self.segment(store, *sequence) {

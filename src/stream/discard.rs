@@ -6,69 +6,31 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::expire::Due;
 use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::FileHeader;
 use crate::report::{CompactionReport, count};
-use crate::retention;
 use crate::segment::Segment;
 use crate::store::Store;
 
 /// A segment that is to be dropped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Doomed {
-    sequence: u32,
+pub(super) struct Doomed {
+    pub(super) sequence: u32,
     bytes: u32,
     entries: u64,
-}
-
-/// What retention wants of a stream.
-#[derive(Debug)]
-pub(crate) enum Expiry {
-    /// Nothing to drop.
-    Fresh,
-    /// These segments can go, once all names created so far survive power loss. The error, if there is
-    /// one, is why the newest stays: there was no space for its successor.
-    Drop(Vec<Doomed>, Option<WalError>),
-    /// The time of day is before the creation of the newest segment.
-    FromTheFuture,
+    /// 0: a crash has left it of earlier drops.
+    pub(super) expiration_ms: u64,
+    /// If others that are to be dropped survive a crash instead of this one, recovery knows why.
+    pub(super) explained: bool,
 }
 
 impl Stream {
-    /// Finds what can be dropped now. Starts an empty segment to carry the numbers on if the newest
-    /// one has expired, too.
-    pub(crate) fn expire(&self, store: &Store, now_ms: u64, through_ms: u64) -> Result<Expiry> {
-        if self.oldest_expiration_ms(store)?.is_none_or(|oldest| oldest > through_ms) {
-            return Ok(Expiry::Fresh);
-        }
-        let mut writer = self.writer();
-        self.check_discardable(store, &writer)?;
-        let Some((chain, newest)) = self.chain(store)? else { return Ok(Expiry::Fresh) };
-        if now_ms < newest.created_ms {
-            return Ok(Expiry::FromTheFuture);
-        }
-        let mut drop = leftovers(&chain);
-        let sealed = droppable(&chain);
-        let expirations: Vec<u64> = sealed.iter().map(|present| present.expiration_ms).collect();
-        let expired = retention::expired(&expirations, through_ms);
-        drop.extend(sealed.iter().take(expired).map(Doomed::of));
-        let idle = expired == chain.nodes.len() && newest.expiration_ms <= through_ms;
-        let mut full = None;
-        if idle && newest.extent().count > 0 && writer.phase != Phase::Damaged {
-            full = self.succeed(store, &mut writer, &newest, now_ms)?;
-            drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
-        }
-        if drop.is_empty() {
-            return full.map_or(Ok(Expiry::Fresh), Err);
-        }
-        self.secure_newest(store)?;
-        Ok(Expiry::Drop(drop, full))
-    }
-
     /// Makes the newest segment survive power loss: when the others are gone, it alone carries the
     /// numbers on.
-    fn secure_newest(&self, store: &Store) -> Result<()> {
+    pub(super) fn secure_newest(&self, store: &Store) -> Result<()> {
         match self.newest(store)? {
             Some(newest) if newest.is_poisoned() => Err(newest.poisoned()),
             Some(newest) => store.make_durable(&newest, newest.extent().end),
@@ -77,14 +39,14 @@ impl Stream {
     }
 
     /// Nothing is dropped once the log is closed, nor while a removal waits for recovery.
-    fn check_discardable(&self, store: &Store, writer: &Writer) -> Result<()> {
+    pub(super) fn check_discardable(&self, store: &Store, writer: &Writer) -> Result<()> {
         store.check_open()?;
         if writer.phase == Phase::Stuck { Err(self.stuck(store, writer)) } else { Ok(()) }
     }
 
     /// Starts an empty segment that carries the numbers on. A full disk is not the end: the error is
     /// returned as a value, because to drop the other segments makes space.
-    fn succeed(
+    pub(super) fn succeed(
         &self,
         store: &Store,
         writer: &mut Writer,
@@ -98,67 +60,13 @@ impl Stream {
         }
     }
 
-    /// When the oldest segment expires; `None` if there is no segment. Reads its header if need be.
-    fn oldest_expiration_ms(&self, store: &Store) -> Result<Option<u64>> {
-        {
-            let catalog = self.catalog();
-            if catalog.sequences.is_empty() {
-                return Ok(None);
-            }
-            if catalog.oldest_expiration_ms != 0 {
-                return Ok(Some(catalog.oldest_expiration_ms));
-            }
-        }
-        self.ensure_loaded(store)?;
-        let Some(oldest) = self.sequences().first().copied() else { return Ok(None) };
-        let expiration_ms = match self.segment(store, oldest) {
-            Ok(segment) => segment.expiration_ms,
-            Err(WalError::Expired) => return Ok(None), // somebody else is at it
-            // Perhaps not part of the row at all.
-            Err(WalError::Corrupted { .. }) => match self.chain(store)? {
-                // They go whatever their age.
-                Some((chain, _)) if !chain.leftovers.is_empty() => 0,
-                Some((chain, newest)) => match chain.nodes.first() {
-                    Some(Node::Present(present)) => present.expiration_ms,
-                    Some(Node::Lost(lost)) => return Err(lost.error()),
-                    None => newest.expiration_ms,
-                },
-                None => return Ok(None),
-            },
-            Err(error) => return Err(error),
-        };
-        let mut catalog = self.catalog();
-        if catalog.sequences.first() == Some(&oldest) {
-            catalog.oldest_expiration_ms = expiration_ms;
-        }
-        Ok(Some(expiration_ms))
-    }
-
-    /// Says in the journal that these segments are dropped. Takes effect with `Store::sync_dropped`.
-    pub(crate) fn note_dropped(&self, store: &Store, all: &[Doomed]) -> Result<()> {
-        let last = all.iter().map(|doomed| doomed.sequence).max();
-        last.map_or(Ok(()), |last| store.note_dropped(self.id(last)))
-    }
-
-    /// Unlinks segments. The names survive, or come back, until the directory is synced.
-    pub(crate) fn unlink(
-        &self,
-        store: &Store,
-        all: &[Doomed],
-        report: &mut CompactionReport,
-    ) -> Result<()> {
-        let writer = self.writer();
-        self.check_discardable(store, &writer)?;
-        all.iter().try_for_each(|doomed| self.unlink_one(store, *doomed, report))
-    }
-
-    fn unlink_one(
+    pub(super) fn unlink_one(
         &self,
         store: &Store,
         doomed: Doomed,
         report: &mut CompactionReport,
     ) -> Result<()> {
-        let Doomed { sequence, bytes, entries } = doomed;
+        let Doomed { sequence, bytes, entries, .. } = doomed;
         let mut catalog = self.catalog();
         if catalog.sequences.binary_search(&sequence).is_err() {
             return Ok(());
@@ -168,7 +76,7 @@ impl Stream {
         })?;
         store.name_changed();
         catalog.remove(sequence);
-        catalog.oldest_expiration_ms = 0;
+        catalog.due = Due::default();
         store.files.remove(self.id(sequence));
         drop(catalog);
         count(&store.counters.dropped_segments, 1);
@@ -200,21 +108,49 @@ impl Stream {
             full = self.succeed(store, &mut writer, &newest, store.now_ms())?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
-        // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
-        // one after the other.
-        if let Some(last) = drop.iter().map(|doomed| doomed.sequence).max() {
+        self.unlink_in_order(store, &drop, &mut report)?;
+        full.map_or(Ok(report), Err)
+    }
+
+    /// Unlinks segments, the oldest first, by who holds the writer lock. Recovery cannot know the reason for
+    /// a gap, so a crash must not leave one: the unlinks survive one after the other.
+    fn unlink_in_order(
+        &self,
+        store: &Store,
+        all: &[Doomed],
+        report: &mut CompactionReport,
+    ) -> Result<()> {
+        if let Some(last) = all.iter().map(|doomed| doomed.sequence).max() {
             self.secure_newest(store)?;
             // A name that is lost with the power and not brought back would leave a gap.
             store.sync_names(store.latest_name_change())?;
             store.note_dropped(self.id(last))?;
             store.sync_dropped()?;
         }
-        for doomed in drop {
+        for doomed in all {
             store.sync_names(store.latest_name_change())?;
-            self.unlink_one(store, doomed, &mut report)?;
+            self.unlink_one(store, *doomed, report)?;
         }
-        store.sync_names(store.latest_name_change())?;
-        full.map_or(Ok(report), Err)
+        store.sync_names(store.latest_name_change())
+    }
+
+    /// Unlinks what crashes have left of earlier drops, by who holds the writer lock.
+    pub(super) fn unlink_leftovers(&self, store: &Store) -> Result<()> {
+        let Some((chain, _)) = self.chain(store)? else { return Ok(()) };
+        let leftovers = leftovers(&chain);
+        if leftovers.is_empty() {
+            return Ok(());
+        }
+        self.unlink_in_order(store, &leftovers, &mut CompactionReport::default())
+    }
+
+    /// Unlinks a segment without entries that nothing comes before, by who holds the writer lock.
+    pub(super) fn unlink_if_first_and_empty(&self, store: &Store, segment: &Segment) -> Result<()> {
+        if segment.extent().count > 0 || self.sequences().first() != Some(&segment.id.sequence) {
+            return Ok(());
+        }
+        let doomed = Doomed::of(&Present::of(segment));
+        self.unlink_in_order(store, &[doomed], &mut CompactionReport::default())
     }
 
     /// Removes the key with everything it has. `keep_tombstone`: a key with the next hash value may
@@ -301,24 +237,33 @@ impl Stream {
 }
 
 impl Doomed {
-    fn of(present: &Present) -> Self {
+    pub(super) fn of(present: &Present) -> Self {
         let entries = present.next_index.saturating_sub(present.first_index);
-        Self { sequence: present.sequence, bytes: present.end, entries }
+        Self {
+            sequence: present.sequence,
+            bytes: present.end,
+            entries,
+            expiration_ms: present.expiration_ms,
+            explained: false,
+        }
     }
 }
 
 /// What a crash left of earlier drops; counted then.
-fn leftovers(chain: &Chain) -> Vec<Doomed> {
-    chain
-        .leftovers
-        .iter()
-        .map(|sequence| Doomed { sequence: *sequence, bytes: 0, entries: 0 })
-        .collect()
+pub(super) fn leftovers(chain: &Chain) -> Vec<Doomed> {
+    let doomed = |sequence: &u32| Doomed {
+        sequence: *sequence,
+        bytes: 0,
+        entries: 0,
+        expiration_ms: 0,
+        explained: false,
+    };
+    chain.leftovers.iter().map(doomed).collect()
 }
 
 /// The segments at the old end of a chain that can be told to be complete: not those behind one that
 /// cannot be read.
-fn droppable(chain: &Chain) -> Vec<Present> {
+pub(super) fn droppable(chain: &Chain) -> Vec<Present> {
     let present = chain.nodes.iter().map_while(|node| match node {
         Node::Present(present) => Some(*present),
         Node::Lost(_) => None,

@@ -6,7 +6,6 @@ use super::Wal;
 use super::read::check_key;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
-use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::report::count;
@@ -164,32 +163,15 @@ impl Wal {
         store.check_writable()?;
         check_key(key)?;
         let bytes = self.check_sizes(payloads)?;
-        let (result, watched) = loop {
-            let stream = self.streams.find_or_create(store, key)?;
-            let mut writer = stream.writer();
-            if writer.phase == Phase::Gone {
-                continue;
+        let appended = self.change(key, |store, stream, writer| {
+            if writer.phase == Phase::Damaged {
+                return Err(stream.damaged(store));
             }
-            let is_new = writer.phase == Phase::Empty;
-            let result = store
-                .check_open()
-                .and_then(|()| match writer.phase {
-                    Phase::Damaged => Err(stream.damaged(store)),
-                    _ => Ok(()),
-                })
-                .and_then(|()| {
-                    expected.map_or(Ok(()), |expected| check_index(store, &stream, expected))
-                })
-                .and_then(|()| stream.append(store, &mut writer, payloads, durability));
-            self.forget_if_empty(&stream, &mut writer);
-            // Who waits for a key that does not exist knows nothing but its own hash.
-            let hash = if is_new { key_hash(key) } else { stream.hash };
-            break (result, store.watch.is_watched(hash).then_some(hash));
-        };
-        if let Some(hash) = watched {
-            store.watch.wake(hash);
-        }
-        let appended = result?;
+            if let Some(expected) = expected {
+                check_index(store, stream, expected)?;
+            }
+            stream.append(store, writer, payloads, durability)
+        })?;
         count(&store.counters.appended_entries, len_u64(payloads.len()));
         count(&store.counters.appended_bytes, bytes);
         if durability == Durability::Disk {

@@ -1,29 +1,54 @@
 //! Dropping: retention, truncation, removal of keys.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, ThreadId};
 
 use super::Wal;
-use crate::clock::millis;
 use crate::error::{Result, WalError};
+use crate::hook::DropHook;
 use crate::observe;
+use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
-use crate::retention::drop_through_ms;
 use crate::store::Store;
-use crate::stream::{Expiry, Phase};
+use crate::stream::{Expired, Moment, Phase, Stream};
 use crate::watch::End;
+
+/// The thread that asks the hook, as long as it does.
+struct Asking<'a>(&'a Mutex<Option<ThreadId>>);
+
+impl<'a> Asking<'a> {
+    fn start(asking: &'a Mutex<Option<ThreadId>>) -> Self {
+        *asking.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+        Self(asking)
+    }
+}
+
+impl Drop for Asking<'_> {
+    /// Also after a panic of the hook.
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
 
 impl Wal {
     /// Drops the segments that have outlived the retention, of idle keys, too.
     ///
-    /// A segment goes when `expiration + entry_retention` has come, the oldest first; the newest of a
-    /// key stays and carries the numbers on (an idle expired one is succeeded by an empty one first). A
-    /// clock that stepped back, or jumped ahead while the directory was open, deletes nothing: the
-    /// report says so. A crash midway leaves more, never less, than the result of having run.
+    /// A segment goes when its `expiration` and the retention's age have passed, or when the key has more
+    /// than the [`Retention`](crate::Retention) or the [options](crate::WalOptions) allow; the oldest first;
+    /// the newest of a key stays and carries the numbers on (an idle expired one is succeeded by an empty one
+    /// first). A clock that stepped back, or jumped ahead while the directory was open, deletes nothing for
+    /// its age: the report says so. Before anything goes, the [hook](crate::WalOptions::before_drop) is asked,
+    /// if there is one. A crash midway leaves more, never less, than the result of having run.
+    ///
+    /// Costs a look at each key in memory, reads of headers for keys that may have something to drop, and a
+    /// few syncs for all keys; where recovery cannot tell from one moment what was to go (limits other than
+    /// an age, keys with a retention of their own, a hook), one more for each segment that the key with the
+    /// most of them loses.
     ///
     /// # Errors
-    /// Those of syncing the directory or its facts. What could not be dropped for other reasons is in
-    /// the report, and everything else was dropped.
+    /// Those of syncing the directory or its facts; [`InDropHook`](WalError::InDropHook). What could not be
+    /// dropped for other reasons is in the report, and everything else was dropped.
     pub fn compact(&self) -> Result<CompactionReport> {
         let _span = observe::compacting(self.store.dir.path());
         let result = self.compact_all();
@@ -36,38 +61,87 @@ impl Wal {
     fn compact_all(&self) -> Result<CompactionReport> {
         let store = &self.store;
         store.check_writable()?;
+        self.check_not_in_hook()?;
         let mut report = CompactionReport::default();
         let clock = &store.options.clock;
         let now_ms = clock.now_ms();
+        // One run at a time: held until the end.
         let mut guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let _discarding = store.discarding();
         store.check_open()?;
         store.saw_time(now_ms);
         if let Some((now_ms, monotonic_ms)) = store.set_back() {
             guard.saw(now_ms, monotonic_ms);
         }
-        if let Err(trouble) = guard.check(now_ms, clock.monotonic_ms()) {
-            report.refused = Some(trouble);
-            return Ok(report);
-        }
-        // One run at a time: held until the end.
-        let retention_ms = millis(store.options.entry_retention);
-        let Some(through_ms) = drop_through_ms(now_ms, retention_ms) else { return Ok(report) };
-        store.drops_are_done.store(false, Ordering::Relaxed);
+        let sure_ms = match guard.check(now_ms, clock.monotonic_ms()) {
+            Ok(sure_ms) => Some(sure_ms),
+            Err(trouble) => {
+                report.refused = Some(trouble);
+                None
+            }
+        };
+        let moment = Moment { now_ms, sure_ms };
+        let through_ms = moment.drop_through_ms(store, None).unwrap_or(0);
         let all = through_ms >= store.meta().state().dropped_through_ms;
+        if sure_ms.is_some() {
+            store.drops_are_done.store(false, Ordering::Relaxed);
+        }
+        let mut doomed = self.find_doomed(&moment, &mut report);
+        if let Some(hook) = &store.options.before_drop {
+            self.ask_hook(hook, &mut doomed, &mut report);
+        }
+        // Not while the hook is asked, which may call back.
+        let _discarding = store.discarding();
+        // Recovery has to know the reason for gaps, and successors have to survive, before anything goes.
+        if doomed.iter().any(|(_, expired)| expired.has_explained()) {
+            store.meta().update(&*store.dir, |meta| {
+                meta.dropped_through_ms = meta.dropped_through_ms.max(through_ms);
+            })?;
+        }
+        store.sync_names(store.latest_name_change())?;
+        doomed.retain(|(stream, expired)| {
+            let noted = stream.note_dropped(store, expired);
+            noted.map_err(|error| report.fail(store, &error)).is_ok()
+        });
+        if !doomed.is_empty() {
+            store.sync_dropped()?;
+        }
+        while !doomed.is_empty() {
+            doomed.retain_mut(|(stream, expired)| {
+                let more = stream.unlink(store, expired, &mut report);
+                more.unwrap_or_else(|error| {
+                    report.fail(store, &error);
+                    false
+                })
+            });
+            store.sync_names(store.latest_name_change())?;
+        }
+        if sure_ms.is_some() {
+            store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
+        }
+        Ok(report)
+    }
+
+    /// What retention wants to drop, of all keys that it wants something of.
+    fn find_doomed(
+        &self,
+        moment: &Moment,
+        report: &mut CompactionReport,
+    ) -> Vec<(Arc<Stream>, Expired)> {
+        let store = &self.store;
         let mut doomed = Vec::new();
         for stream in self.streams.all() {
             report.keys = report.keys.saturating_add(1);
-            match stream.expire(store, now_ms, through_ms) {
-                Ok(Expiry::Fresh) => {}
-                Ok(Expiry::FromTheFuture) => {
-                    report.keys_from_the_future = report.keys_from_the_future.saturating_add(1);
-                }
-                Ok(Expiry::Drop(segments, full)) => {
-                    if let Some(error) = full {
+            match stream.expire(store, moment) {
+                Ok(mut expired) => {
+                    let future = u64::from(expired.from_the_future);
+                    report.keys_from_the_future =
+                        report.keys_from_the_future.saturating_add(future);
+                    if let Some(error) = expired.full.take() {
                         report.fail(store, &error);
                     }
-                    doomed.push((stream, segments));
+                    if !expired.is_empty() {
+                        doomed.push((stream, expired));
+                    }
                 }
                 Err(error) => {
                     // It may have been a sync.
@@ -76,35 +150,32 @@ impl Wal {
                 }
             }
         }
-        if doomed.is_empty() {
-            store.sync_names(store.latest_name_change())?;
-            store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
-            return Ok(report);
-        }
-        // Recovery has to know the reason for gaps, and successors have to survive, before anything goes.
-        store.meta().update(&*store.dir, |meta| {
-            meta.dropped_through_ms = meta.dropped_through_ms.max(through_ms);
-        })?;
-        store.sync_names(store.latest_name_change())?;
-        doomed.retain(|(stream, segments)| match stream.note_dropped(store, segments) {
-            Ok(()) => true,
-            Err(error) => {
-                report.fail(store, &error);
-                false
-            }
-        });
-        store.sync_dropped()?;
-        for (stream, segments) in doomed {
-            if let Err(error) = stream.unlink(store, &segments, &mut report) {
-                report.fail(store, &error);
-            }
-        }
-        store.sync_names(store.latest_name_change())?;
-        store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
-        Ok(report)
+        doomed
     }
 
-    /// Drops the segments of a key that hold only entries before `index`, whatever their age. Entries
+    /// Has the hook asked about all of that. What it says no to is not doomed any more.
+    fn ask_hook(
+        &self,
+        hook: &DropHook,
+        doomed: &mut Vec<(Arc<Stream>, Expired)>,
+        report: &mut CompactionReport,
+    ) {
+        let _asking = Asking::start(&self.asking);
+        doomed.retain_mut(|(stream, expired)| {
+            if let Err(error) = stream.ask(&self.store, hook, expired, report) {
+                report.fail(&self.store, &error);
+            }
+            !expired.is_empty()
+        });
+    }
+
+    /// Refuses a hook what it would wait for itself.
+    pub(super) fn check_not_in_hook(&self) -> Result<()> {
+        let asking = *self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asking == Some(thread::current().id()) { Err(WalError::InDropHook) } else { Ok(()) }
+    }
+
+    /// Drops the segments of a key that hold only entries before `index`, whatever its retention. Entries
     /// before `index` that share a segment with a later one stay. An `index` at or behind
     /// [`next_index`](Self::next_index) drops all entries; the numbers go on.
     ///
@@ -174,7 +245,7 @@ impl Wal {
 impl CompactionReport {
     /// Whether nothing that was to be dropped is left.
     fn is_complete(&self) -> bool {
-        self.failures.is_empty() && self.keys_from_the_future == 0
+        self.failures.is_empty() && self.keys_from_the_future == 0 && self.held_segments == 0
     }
 
     /// Whether the run was as it should be.
@@ -193,7 +264,11 @@ impl CompactionReport {
             _ => store.dir.path().to_owned(),
         };
         if self.failures.len() < MAX_LISTED {
-            self.failures.push(Finding { path, offset: 0, bytes: 0, what: error.to_string() });
+            let what = match error {
+                WalError::Io { source, .. } => format!("{error}: {source}"),
+                _ => error.to_string(),
+            };
+            self.failures.push(Finding { path, offset: 0, bytes: 0, what });
         }
     }
 }

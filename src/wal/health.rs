@@ -116,7 +116,7 @@ impl Wal {
         let stats = store.counters.stats();
         let headers = stats.appended_entries.saturating_mul(u64::from(FrameHeader::BYTES_U32));
         let appended = u128::from(stats.appended_bytes.saturating_add(headers));
-        let window_ms = options.window_ms();
+        let window_ms = options.window_ms(store.limits.max_age_ms);
         let since_ms = options.clock.monotonic_ms().saturating_sub(self.watch.opened_monotonic_ms);
         let per_window =
             appended.saturating_mul(window_ms.into()) / u128::from(since_ms.max(window_ms));

@@ -112,6 +112,7 @@ impl WalReader {
                 recovery: report,
                 clock_guard: Mutex::new(clock_guard),
                 watch,
+                asking: Mutex::new(None),
                 lock: Mutex::new(None),
             },
         }

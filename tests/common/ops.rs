@@ -23,6 +23,10 @@ pub enum Op {
     /// Appends to both keys with `append_many`, `Disk` or `Os`: needs a journal.
     Together(bool),
     Sync,
+    /// From now on, nothing is dropped for its age.
+    Forever(usize),
+    /// From now on, the last entry is kept, and no segment before it.
+    Last(usize),
     /// Lets the retention pass and compacts.
     Compact,
     /// Shuts down and opens again.
@@ -43,6 +47,8 @@ impl fmt::Display for Op {
             Self::Truncate(key) => write!(f, "truncate:{key}"),
             Self::Remove(key) => write!(f, "remove:{key}"),
             Self::SyncKey(key) => write!(f, "sync:{key}"),
+            Self::Forever(key) => write!(f, "forever:{key}"),
+            Self::Last(key) => write!(f, "last:{key}"),
             Self::Together(durable) => write!(f, "together:{}", u8::from(*durable)),
             Self::Sync => write!(f, "sync"),
             Self::Compact => write!(f, "compact"),
@@ -67,6 +73,8 @@ impl FromStr for Op {
             ("rotate", _) => Self::Rotate(key),
             ("truncate", _) => Self::Truncate(key),
             ("remove", _) => Self::Remove(key),
+            ("forever", _) => Self::Forever(key),
+            ("last", _) => Self::Last(key),
             ("together", _) => Self::Together(number == 1),
             ("sync", true) => Self::SyncKey(key),
             ("sync", false) => Self::Sync,
@@ -86,6 +94,7 @@ impl Op {
         ops.extend([Self::Sync, Self::Cut(0), Self::Cut(3)]);
         for key in 0..2 {
             ops.extend([Self::Batch(key), Self::Truncate(key), Self::Remove(key)]);
+            ops.extend([Self::Forever(key), Self::Last(key)]);
         }
         ops
     }
@@ -112,6 +121,8 @@ impl Op {
             | Self::Rotate(key)
             | Self::Truncate(key)
             | Self::Remove(key)
+            | Self::Forever(key)
+            | Self::Last(key)
             | Self::SyncKey(key) => Some(key),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use keywal::{Entry, EntryRef, Wal, WalError};
+use keywal::{Entry, EntryRef, Retention, Wal, WalError};
 
 use super::Check;
 use crate::ensure;
@@ -37,6 +37,11 @@ pub struct KeyModel {
     pub first: (u64, u64),
     /// Every entry before this index survives power loss, unless it is dropped.
     pub durable: u64,
+    /// The retention of its own, and the one that a call that returned an error was to give it.
+    pub retention: Option<Retention>,
+    pub or_retention: Option<Retention>,
+    /// The key survives power loss even without entries.
+    pub named: bool,
     /// A removal ended with an error: the key may be gone.
     pub maybe_removed: bool,
     /// References that must never lead to anything again.
@@ -54,6 +59,7 @@ pub struct Allowed<'a> {
     may_be_removed: bool,
     /// From this index on, references have not been returned yet.
     in_flight: u64,
+    retentions: Vec<Option<Retention>>,
     /// Neither entries of the key nor its name may be seen.
     never_used: bool,
     ghosts: BTreeSet<EntryRef>,
@@ -68,6 +74,7 @@ pub struct Observed {
     pub first: u64,
     pub next: u64,
     pub entries: Vec<Entry>,
+    pub retention: Option<Retention>,
 }
 
 impl KeyModel {
@@ -76,13 +83,19 @@ impl KeyModel {
         (self.items.len() - self.doubtful) as u64
     }
 
+    fn retentions(&self) -> Vec<Option<Retention>> {
+        let or = self.or_retention.map(|_| self.or_retention);
+        [self.retention].into_iter().chain(or).collect()
+    }
+
     /// After all calls have returned; `kept` entries at least.
     fn settled(&self, kept: u64) -> Allowed<'_> {
         Allowed {
             items: &self.items,
             first: self.first.0..=self.first.1,
             next: kept..=self.items.len() as u64,
-            absent: kept == 0 || self.maybe_removed,
+            absent: kept == 0 && !self.named || self.maybe_removed,
+            retentions: self.retentions(),
             may_be_removed: self.maybe_removed,
             in_flight: u64::MAX,
             never_used: !self.used,
@@ -131,6 +144,7 @@ impl KeyModel {
             allowed.in_flight = self.count();
         }
         allowed.first = self.first.0..=after.first.1.max(self.first.1);
+        allowed.retentions.extend(after.retentions());
         allowed.never_used &= !after.used;
         allowed.absent |= after.maybe_removed;
         allowed.may_be_removed |= after.maybe_removed;
@@ -153,6 +167,8 @@ impl KeyModel {
         self.doubtful = 0;
         self.maybe_removed = false;
         self.used = seen.listed;
+        self.named &= seen.listed;
+        (self.retention, self.or_retention) = (seen.retention, None);
     }
 
     /// The key is gone.
@@ -188,6 +204,7 @@ impl Observed {
             listed: listed.contains(key),
             first: wal.first_index(key).map_err(|error| wrong("first_index", error))?,
             next: wal.next_index(key).map_err(|error| wrong("next_index", error))?,
+            retention: wal.retention(key).map_err(|error| wrong("retention", error))?,
             entries,
         })
     }
@@ -240,9 +257,11 @@ impl Allowed<'_> {
         if self.absent && absent {
             return Ok(());
         }
+        let known = self.retentions.contains(&seen.retention);
+        ensure!(known, "retention {:?} is not in {:?}", seen.retention, self.retentions);
         let (first, next) = (seen.first, seen.next);
         let lost = *self.next.start() > 0 || *self.first.start() > 0;
-        ensure!(seen.listed || !lost, "acknowledged key is gone");
+        ensure!(seen.listed || !lost && self.absent, "acknowledged key is gone");
         ensure!(
             next >= *self.next.start(),
             "acknowledged entries lost: next {next}, {:?}",

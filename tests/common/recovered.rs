@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keywal::fs::sim::{Image, SimDir};
-use keywal::{Clock, Durability, EntryRef, ManualClock, Wal};
+use keywal::{Clock, Durability, EntryRef, ManualClock, Retention, Wal};
 
 use super::oracle::{Allowed, Observed, check_lost, check_together};
 use super::run::Run;
@@ -94,6 +94,9 @@ fn life_goes_on(
             written.push((at, entry));
         }
     }
+    // Whatever the crash has left of dropped segments, nothing may explain gaps any more.
+    wal.set_retention(keys[0], Retention::FOREVER)
+        .map_err(|error| format!("set_retention after recovery: {error}: {error:?}"))?;
     check_lost(wal, lost).map_err(|text| format!("after appending: {text}"))?;
     let sim = SimDir::from_image(&sim.durable_image(), 9);
     let wal = open(run, &sim).map_err(|text| format!("third time: {text}"))?;

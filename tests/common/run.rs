@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keywal::fs::Dir;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
-use keywal::{Clock, Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
+use keywal::{Clock, Durability, EntryRef, ManualClock, Retention, Wal, WalError, WalOptions};
 
 use super::ops::Op;
 use super::oracle::{Allowed, Item, KeyModel, Observed, check_together, index};
@@ -200,6 +200,8 @@ impl Run {
             Op::Truncate(key) => self.truncate(key),
             Op::Remove(key) => self.remove(key),
             Op::SyncKey(key) => self.sync_key(key),
+            Op::Forever(key) => self.set_retention(key, Retention::FOREVER),
+            Op::Last(key) => self.set_retention(key, Retention::keep_last(1).max_age(RETENTION)),
             Op::Together(durable) => self.together(durable),
             Op::Sync => self.sync(),
             Op::Compact => self.compact(),
@@ -455,16 +457,47 @@ impl Run {
         keys.any(|(key, unsynced)| (self.sync_failed || *unsynced) && key.durable < key.count())
     }
 
+    fn set_retention(&mut self, key: usize, retention: Retention) -> Check<Result<(), WalError>> {
+        let name = self.setup.keys[key];
+        let wal = self.wal.as_ref().ok_or("not open")?;
+        let result = wal.set_retention(name, retention);
+        let next = wal.next_index(name);
+        if let Err(error) = &result {
+            if is_sync_error(error) {
+                let owner = self.owner(error).unwrap_or(key);
+                self.poisoned[owner] = true;
+                self.unsynced[owner] |= !self.only_stuck(error);
+            }
+            let model = &mut self.keys[key];
+            model.used = true;
+            model.or_retention = Some(retention);
+            return Ok(result);
+        }
+        ensure!(!self.poisoned[key], "retention after a failed sync is acknowledged");
+        let model = &mut self.keys[key];
+        if model.maybe_removed && next.is_ok_and(|next| next == 0) {
+            model.remove();
+        }
+        (model.retention, model.or_retention) = (Some(retention), None);
+        (model.used, model.named, model.maybe_removed) = (true, true, false);
+        // The segment before the one that says so survives first.
+        model.durable = model.count();
+        Ok(result)
+    }
+
     fn truncate(&mut self, key: usize) -> Check<Result<(), WalError>> {
         let name = self.setup.keys[key];
         let count = self.keys[key].count();
         let result = self.wal()?.truncate_before(name, count).map(drop);
-        self.dropped(key, &result);
+        self.dropped(key, count, &result);
         Ok(result)
     }
 
     fn compact(&mut self) -> Check<Result<(), WalError>> {
         self.clock.advance(RETENTION + WINDOW);
+        let first = (0..self.keys.len())
+            .map(|key| self.first_after_compact(key))
+            .collect::<Check<Vec<_>>>()?;
         let result = match self.wal()?.compact() {
             Ok(report) if report.failures.is_empty() => {
                 ensure!(report.refused.is_none(), "refused: {:?}", report.refused);
@@ -477,18 +510,39 @@ impl Run {
             }
             Err(error) => Err(error),
         };
-        (0..self.keys.len()).for_each(|key| self.dropped(key, &result));
+        (0..).zip(first).for_each(|(key, first)| self.dropped(key, first, &result));
         Ok(result)
     }
 
-    /// All entries of a key were dropped; after an error, some may be.
-    fn dropped(&mut self, key: usize, result: &Result<(), WalError>) {
+    /// The oldest entry that is kept when retention has passed.
+    fn first_after_compact(&self, key: usize) -> Check<u64> {
+        let (wal, name) = (self.wal()?, self.setup.keys[key]);
+        let count = self.keys[key].count();
+        let (Ok(own), Ok(segments)) = (wal.retention(name), wal.segments(name)) else {
+            return Ok(count);
+        };
+        Ok(match own {
+            None => count,
+            Some(Retention::FOREVER) => self.keys[key].first.1,
+            // All but the segment with the last entry, and an empty one behind it.
+            Some(_) => {
+                let kept =
+                    segments.iter().rfind(|segment| segment.next_index > segment.first_index);
+                kept.or(segments.last()).map_or(0, |segment| segment.first_index)
+            }
+        })
+    }
+
+    /// All entries of a key before this one were dropped; after an error, some may be.
+    fn dropped(&mut self, key: usize, first: u64, result: &Result<(), WalError>) {
         let model = &mut self.keys[key];
-        let count = model.count();
-        if result.is_ok() {
-            (model.first, model.durable) = ((count, count), count);
-        } else {
-            model.first.1 = count;
+        if result.is_err() {
+            model.first.1 = first.max(model.first.1);
+            return;
+        }
+        model.first = (first, first);
+        if first == model.count() {
+            model.durable = first;
         }
     }
 

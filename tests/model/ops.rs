@@ -8,10 +8,15 @@ pub struct Limits {
     pub max_segment_bytes: u64,
     pub max_open_files: usize,
     pub preallocate_bytes: u64,
+    pub max_entries_per_key: Option<u64>,
+    pub max_bytes_per_key: Option<u64>,
+    pub min_entries_per_key: u64,
 }
 
-impl From<(u8, u8, u8, u8, u8)> for Limits {
-    fn from((retention, segments, bytes, files, preallocate): (u8, u8, u8, u8, u8)) -> Self {
+impl From<(u8, u8, u8, u8, u8, u8)> for Limits {
+    fn from(
+        (retention, segments, bytes, files, preallocate, per_key): (u8, u8, u8, u8, u8, u8),
+    ) -> Self {
         let max_segment_bytes = [1 << 20, 4096, 5000, 16 << 10][usize::from(bytes)];
         Self {
             retention_ms: [1000, 10, 60_000, 600_000][usize::from(retention)],
@@ -19,6 +24,9 @@ impl From<(u8, u8, u8, u8, u8)> for Limits {
             max_segment_bytes,
             max_open_files: [512, 1, 2, 3][usize::from(files)],
             preallocate_bytes: [0, 1, max_segment_bytes / 2][usize::from(preallocate)],
+            max_entries_per_key: [None, None, Some(7), None][usize::from(per_key)],
+            max_bytes_per_key: [None, None, None, Some(9000)][usize::from(per_key)],
+            min_entries_per_key: [0, 2, 0, 3][usize::from(per_key)],
         }
     }
 }
@@ -61,6 +69,8 @@ pub enum Op {
     Compact,
     Truncate { key: usize, pick: u16 },
     Remove { key: usize },
+    SetRetention { key: usize, how: u16, n: u16 },
+    CreateKey { key: usize, how: u16, n: u16 },
     Shutdown,
     Kill,
     DropAndReopen,
@@ -70,7 +80,9 @@ impl Raw {
     pub fn decode(self) -> Op {
         let Self { kind, key, a, b } = self;
         match kind {
-            0..=21 => Op::Append { key, size: a, disk: b % 4 == 1 },
+            0..=18 => Op::Append { key, size: a, disk: b % 4 == 1 },
+            19..=20 => Op::SetRetention { key, how: a, n: b },
+            21 => Op::CreateKey { key, how: a, n: b },
             22..=23 => Op::LogEntry { key, size: a },
             24..=29 => Op::Batch { key, entries: b / 2 % 5, size: a, disk: b % 2 == 1 },
             30..=32 => Op::AppendIf { key, off: b % 3, size: a },

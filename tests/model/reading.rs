@@ -219,10 +219,15 @@ impl World {
             ensure!(ordered && !pair[0].active, "segments out of order: {pair:?}");
         }
         ensure!(newest.active, "the newest segment is not active");
-        let window_ms = self.limits.retention_ms / u64::from(self.limits.segments);
+        let own = self.wal().retention(KEYS[key]).map_err(|error| text("retention", &error))?;
+        ensure!(own == model.own, "retention {own:?}, should be {:?}", model.own);
+        let metadata = self.wal().key_metadata(KEYS[key]);
+        let metadata = metadata.map_err(|error| text("key_metadata", &error))?;
+        ensure!(metadata.as_ref() == Some(&model.metadata), "metadata {metadata:?}");
         for segment in &segments {
             let window = segment.expiration_ms - segment.created_ms;
-            ensure!(window == window_ms, "window of {window} ms");
+            let known = window == self.window_ms() || model.windows.contains(&window);
+            ensure!(known, "window of {window} ms");
             let (from, to) = (segment.first_index - model.first, segment.next_index - model.first);
             let inside = &model.kept[index(from)..index(to)];
             for kept in inside {

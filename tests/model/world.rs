@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::SimDir;
-use keywal::{ClockTrouble, Durability, Entry, EntryRef, ManualClock, Wal, WalError, WalOptions};
+use keywal::{
+    ClockTrouble, Durability, Entry, EntryRef, KeyOptions, ManualClock, Retention, SegmentInfo,
+    Wal, WalError, WalOptions,
+};
 
 use crate::common::oracle::index;
 use crate::common::{COLLIDING, Check, EPOCH_MS, content, header};
@@ -37,6 +40,10 @@ pub struct KeyModel {
     /// From index `first` on.
     pub kept: Vec<Kept>,
     pub first: u64,
+    /// The retention of its own, and the windows of all that it has had.
+    pub own: Option<Retention>,
+    pub windows: Vec<u64>,
+    pub metadata: Bytes,
 }
 
 impl KeyModel {
@@ -94,6 +101,10 @@ pub struct World {
     pub refs_read: u64,
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn text(what: &str, error: &WalError) -> String {
     format!("{what}: {error}: {error:?}")
 }
@@ -136,19 +147,37 @@ impl World {
         self.limits.retention_ms / u64::from(self.limits.segments)
     }
 
+    /// The retention of a key without its own.
+    fn usual(&self) -> Retention {
+        let limits = &self.limits;
+        let mut usual = Retention::keep_for(Duration::from_millis(limits.retention_ms));
+        usual.max_entries = limits.max_entries_per_key;
+        usual.max_bytes = limits.max_bytes_per_key;
+        usual.min_entries(limits.min_entries_per_key)
+    }
+
+    fn window_of(&self, retention: Option<Retention>) -> u64 {
+        let age = retention.unwrap_or(self.usual()).max_age;
+        let window = age.map_or(Duration::MAX, |age| age / self.limits.segments);
+        millis(window.min(Duration::from_secs(49 * 86_400)))
+    }
+
     fn max_entry_bytes(&self) -> u64 {
         self.limits.max_segment_bytes.min(8192)
     }
 
     fn open(&mut self) -> Check {
         let limits = self.limits;
-        let options = WalOptions::with_retention(Duration::from_millis(limits.retention_ms))
+        let mut options = WalOptions::with_retention(Duration::from_millis(limits.retention_ms))
             .segments_per_retention_period(limits.segments)
             .max_segment_bytes(limits.max_segment_bytes)
             .max_entry_bytes(self.max_entry_bytes())
             .max_open_files(limits.max_open_files)
             .preallocate_bytes(limits.preallocate_bytes)
+            .min_entries_per_key(limits.min_entries_per_key)
             .clock(self.clock.clone());
+        options.max_entries_per_key = limits.max_entries_per_key;
+        options.max_bytes_per_key = limits.max_bytes_per_key;
         let wal = Wal::open_in(Arc::new(self.sim.clone()), options)
             .map_err(|error| text("open", &error))?;
         let report = wal.recovery_report();
@@ -201,6 +230,26 @@ impl World {
             Op::Compact => self.compact(),
             Op::Truncate { key, pick } => self.truncate(key, pick),
             Op::Remove { key } => self.remove(key),
+            Op::SetRetention { key, how, n } => {
+                let retention = self.retention(how, n);
+                let result = self.wal().set_retention(KEYS[key], retention);
+                result.map_err(|error| text("set_retention", &error))?;
+                self.has_own(key, retention)
+            }
+            Op::CreateKey { key, how, n } => {
+                let retention = self.retention(how, n);
+                let mut options = KeyOptions::default().metadata(content(u64::from(n), 50));
+                options.retention = retention;
+                let metadata = options.metadata.clone();
+                let created = self.wal().create_key(KEYS[key], options);
+                let created = created.map_err(|error| text("create_key", &error))?;
+                ensure!(created != self.keys[key].exists, "create_key says {created}");
+                if created {
+                    self.keys[key].metadata = metadata;
+                    self.has_own(key, retention)?;
+                }
+                Ok(())
+            }
             Op::Shutdown => {
                 self.wal().shutdown().map_err(|error| text("shutdown", &error))?;
                 let closed = self.wal().append_entry("", None, "", false);
@@ -400,6 +449,72 @@ impl World {
         None
     }
 
+    fn retention(&self, how: u16, n: u16) -> Option<Retention> {
+        let least = u64::from(self.limits.segments);
+        let age = |n: u16| match n % 4 {
+            0 => least,
+            1 => (self.limits.retention_ms / 3).max(least),
+            2 => self.limits.retention_ms * 2,
+            _ => self.limits.retention_ms,
+        };
+        let keep_for = Retention::keep_for(Duration::from_millis(age(n / 8)));
+        let (few, bytes) = (u64::from(n % 8), u64::from(n % 16 + 1) * 700);
+        match how % 8 {
+            0 => None,
+            1 => Some(Retention::FOREVER),
+            2 => Some(Retention::keep_last(few + 1)),
+            3 => Some(Retention::FOREVER.max_bytes(bytes)),
+            4 => Some(keep_for),
+            5 => Some(keep_for.min_entries(few)),
+            6 => Some(keep_for.max_entries(few + 1)),
+            _ => Some(keep_for.max_entries(few + 1).max_bytes(bytes).min_entries(few / 2)),
+        }
+    }
+
+    fn has_own(&mut self, key: usize, retention: Option<Retention>) -> Check {
+        let window_ms = self.window_of(retention);
+        let model = &mut self.keys[key];
+        (model.exists, model.own) = (true, retention);
+        model.windows.push(window_ms);
+        self.check_key(key)
+    }
+
+    /// The oldest entry that compaction leaves of a key with these segments. `sure_ms`: how late it is for
+    /// those with a retention of their own.
+    fn first_kept(
+        &self,
+        key: usize,
+        segments: &[SegmentInfo],
+        now_ms: Option<u64>,
+        sure_ms: u64,
+    ) -> u64 {
+        let model = &self.keys[key];
+        let retention = model.own.unwrap_or(self.usual());
+        let window_ms = self.window_of(model.own);
+        let Some(newest) = segments.last() else { return model.next() };
+        let now_ms = now_ms.filter(|now_ms| *now_ms >= newest.created_ms);
+        let now_ms = now_ms.map(|now_ms| if model.own.is_some() { sure_ms } else { now_ms });
+        let max_age_ms = retention.max_age.map(millis);
+        for (at, segment) in segments.iter().enumerate() {
+            let later = &segments[at + 1..];
+            let mut end_ms = segment.expiration_ms;
+            if end_ms - segment.created_ms > window_ms {
+                end_ms = later.first().map_or(end_ms, |next| end_ms.min(next.created_ms));
+            }
+            let old =
+                now_ms.zip(max_age_ms).is_some_and(|(now_ms, age_ms)| end_ms + age_ms <= now_ms);
+            let entries = newest.next_index - segment.next_index;
+            let bytes: u64 = later.iter().map(|later| later.bytes).sum();
+            let many = retention.max_entries.is_some_and(|max| entries >= max)
+                || retention.max_bytes.is_some_and(|max| bytes >= max);
+            let goes = (old || many && !later.is_empty()) && entries >= retention.min_entries;
+            if !goes && segment.first_index < segment.next_index {
+                return segment.first_index;
+            }
+        }
+        model.next()
+    }
+
     fn compact(&mut self) -> Check {
         let segments: Vec<Vec<_>> = KEYS
             .iter()
@@ -410,34 +525,57 @@ impl World {
         let trouble = self.trouble();
         ensure!(report.refused == trouble, "refused: {:?}, should be {trouble:?}", report.refused);
         ensure!(report.failures.is_empty(), "failures: {report:?}");
-        let (now_ms, retention_ms) = (self.now_ms(), self.limits.retention_ms);
-        let through_ms = now_ms.checked_sub(retention_ms).filter(|_| trouble.is_none());
+        let now_ms = Some(self.now_ms()).filter(|_| trouble.is_none());
+        let elapsed_ms = self.monotonic_ms() - self.guard.monotonic_ms;
+        let sure_ms = self.now_ms().min(self.guard.now_ms + elapsed_ms);
         let mut all_dropped = 0;
         for (key, segments) in segments.iter().enumerate() {
-            let next = self.keys[key].next();
-            let future = segments.last().is_some_and(|newest| now_ms < newest.created_ms);
-            let expired = |expiration_ms| {
-                !future && through_ms.is_some_and(|through_ms| expiration_ms <= through_ms)
-            };
-            let kept = segments.iter().find(|segment| !expired(segment.expiration_ms));
-            let first = kept.map_or(next, |segment| segment.first_index);
-            // The contract, whatever the segments: nobody goes early, nobody stays late.
-            let (old, young) = self.keys[key].kept.split_at(index(first - self.keys[key].first));
-            for kept in old {
-                let age = now_ms.saturating_sub(kept.entry.timestamp_ms);
-                ensure!(age >= retention_ms, "entry of {age} ms would be dropped");
-            }
-            let window_ms = self.window_ms();
-            for kept in young.iter().filter(|_| trouble.is_none() && !future) {
-                let age = now_ms.saturating_sub(kept.entry.timestamp_ms);
-                ensure!(age < retention_ms + window_ms, "entry of {age} ms would be kept");
-            }
+            let first = self.first_kept(key, segments, now_ms, sure_ms);
+            self.check_contract(key, segments, first, now_ms)?;
             all_dropped += self.keys[key].drop_before(first);
             self.check_key(key)?;
         }
         self.dropped += all_dropped;
         let counted = report.dropped_entries;
         ensure!(counted == all_dropped, "{counted} entries dropped, should be {all_dropped}");
+        Ok(())
+    }
+
+    /// The contract, whatever the segments: nobody goes early, nobody stays late.
+    fn check_contract(
+        &self,
+        key: usize,
+        segments: &[SegmentInfo],
+        first: u64,
+        now_ms: Option<u64>,
+    ) -> Check {
+        let model = &self.keys[key];
+        let retention = model.own.unwrap_or(self.usual());
+        let (old, young) = model.kept.split_at(index(first - model.first));
+        let left = young.len() as u64;
+        ensure!(old.is_empty() || left >= retention.min_entries, "{left} entries would be left");
+        let kept = segments.iter().filter(|segment| segment.first_index >= first);
+        let bytes: u64 = kept.clone().map(|segment| segment.bytes).sum();
+        let many = retention.max_entries.is_some_and(|max| left >= max)
+            || retention.max_bytes.is_some_and(|max| bytes >= max);
+        let age_of = |kept: &Kept| self.now_ms().saturating_sub(kept.entry.timestamp_ms);
+        let max_age_ms = retention.max_age.map_or(u64::MAX, millis);
+        for kept in old.iter().filter(|_| !many) {
+            let age = age_of(kept);
+            ensure!(age >= max_age_ms && now_ms.is_some(), "entry of {age} ms would be dropped");
+        }
+        let future = segments.last().is_some_and(|newest| self.now_ms() < newest.created_ms);
+        let plain = model.windows.is_empty() && retention.min_entries == 0;
+        for kept in young.iter().filter(|_| plain && now_ms.is_some() && !future) {
+            let age = age_of(kept);
+            ensure!(age < max_age_ms + self.window_ms(), "entry of {age} ms would be kept");
+        }
+        // Without the oldest of several segments, there would not be enough.
+        let entries = kept.clone().map(|segment| segment.next_index - segment.first_index);
+        let smaller = left - entries.clone().find(|entries| *entries > 0).unwrap_or(0);
+        let several = entries.filter(|entries| *entries > 0).count() > 1;
+        let limit = retention.max_entries.unwrap_or(u64::MAX).max(retention.min_entries);
+        ensure!(!several || smaller < limit, "{left} entries would be kept");
         Ok(())
     }
 

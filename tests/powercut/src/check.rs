@@ -77,6 +77,7 @@ fn model(seen: &Observed, lost: Vec<EntryRef>) -> KeyModel {
         items,
         first: (seen.first, seen.first),
         durable: seen.next,
+        retention: seen.retention,
         ghosts: lost,
         ..KeyModel::default()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keywal::{Durability, ManualClock, Wal, WalError};
+use keywal::{Durability, ManualClock, Retention, Wal, WalError};
 use rustix::fs::Advice;
 
 use crate::common::ops::Op;
@@ -128,7 +128,7 @@ impl World {
 
     pub fn any_op(&mut self) -> Op {
         let key = pick(&mut self.random, self.keys.len());
-        match self.random.next() % 32 {
+        match self.random.next() % 34 {
             0..8 => Op::Small(key),
             8..15 => Op::Large(key),
             15..19 => Op::Batch(key),
@@ -139,6 +139,8 @@ impl World {
             28 => Op::Sync,
             29 => Op::Compact,
             30 => Op::Shutdown,
+            31 => Op::Forever(key),
+            32 => Op::Last(key),
             _ => Op::Kill,
         }
     }
@@ -228,6 +230,8 @@ impl World {
                 self.durable_if(result.is_ok(), key..key + 1);
                 Ok(result)
             }
+            Op::Forever(key) => self.set_retention(key, Retention::FOREVER),
+            Op::Last(key) => self.set_retention(key, Retention::keep_last(1)),
             Op::Sync => {
                 let result = self.wal()?.sync();
                 self.durable_if(result.is_ok(), 0..self.keys.len());
@@ -248,6 +252,21 @@ impl World {
             Op::Kill => self.reopen(KeyModel::after_kill),
             Op::Cut(_) => Err("the power is not cut from here".into()),
         }
+    }
+
+    fn set_retention(&mut self, key: usize, retention: Retention) -> Outcome {
+        let result = self.wal()?.set_retention(self.setup.keys[key], retention);
+        let model = &mut self.keys[key];
+        model.used = true;
+        match result {
+            Ok(()) => {
+                (model.retention, model.or_retention) = (Some(retention), None);
+                model.named = true;
+            }
+            Err(_) => model.or_retention = Some(retention),
+        }
+        self.durable_if(result.is_ok(), key..key + 1);
+        Ok(result)
     }
 
     fn durable_if(&mut self, durable: bool, keys: Range<usize>) {
