@@ -6,6 +6,10 @@ use std::sync::Arc;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
 use keywal::{Durability, Wal, WalError, WalOptions};
 
+use common::forge;
+
+mod common;
+
 fn options() -> WalOptions {
     WalOptions::default().journal_bytes(4096)
 }
@@ -205,5 +209,28 @@ fn a_flipped_bit_costs_no_more_than_the_entry_it_hit_and_is_reported() {
             good.map(|record| String::from_utf8(record.to_vec()).unwrap()).collect();
         assert!(good.iter().all(|content| numbers(5).contains(content)), "bit {bit}: {good:?}");
         assert!(good == numbers(5) || told, "bit {bit}: {good:?}, and no word");
+    }
+}
+
+/// The fuzzers' hostile journals are made with these checksums.
+#[test]
+fn forged_records_have_the_checksums_of_the_specification() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    for _ in 0..3 {
+        wal.append_batch("key", [(None, "x".into()), (None, "y".into())], true).unwrap();
+    }
+    wal.remove_key("key").unwrap();
+    let image = sim.image();
+    let directory_id = image.get("META").unwrap()[24..32].try_into().unwrap();
+    let mut journal = image.get("JOURNAL").unwrap().to_vec();
+    forge::reseal_journal(&mut journal, u64::from_le_bytes(directory_id));
+    assert!(journal == image.get("JOURNAL").unwrap());
+    let frame = journal.windows(4).position(|bytes| bytes == forge::SIGNATURE).unwrap();
+    for at in [4, 40, frame + 24, frame + 28] {
+        let mut spoilt = journal.clone();
+        spoilt[at] ^= 1;
+        forge::reseal_journal(&mut spoilt, u64::from_le_bytes(directory_id));
+        assert!(spoilt == journal, "byte {at}");
     }
 }
