@@ -71,8 +71,8 @@ pub fn reseal_journal(file: &mut [u8], directory_id: u64) {
             };
             put(header, 40, sum);
         }
-        let halves = [directory_id, directory_id >> 32].map(|half| half as u32);
-        put(header, 4, checksum(&header[8..], halves[0] ^ halves[1]));
+        let seed = halves(&directory_id.to_le_bytes(), 0);
+        put(header, 4, checksum(&header[8..], seed));
     }
 }
 
@@ -123,8 +123,12 @@ fn reseal_with(whole: &mut [u8]) {
 
 /// Of the checksums of a segment; those of a frame also take its offset.
 fn seed(segment: &[u8]) -> u32 {
-    let halves = [16, 20].map(|at| word(segment, at).unwrap_or(0));
-    halves[0] ^ halves[1]
+    halves(segment, 16)
+}
+
+/// Of the number at `at`, both in one.
+fn halves(bytes: &[u8], at: usize) -> u32 {
+    word(bytes, at).unwrap_or(0) ^ word(bytes, at + 4).unwrap_or(0)
 }
 
 fn as_seed(offset: usize) -> u32 {
