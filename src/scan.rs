@@ -20,6 +20,9 @@ use bytes::{Bytes, BytesMut};
 use crate::format::{FrameFlags, FrameHeader, SIGNATURE, Seed};
 use crate::fs::{File, read_full};
 
+#[cfg(test)]
+mod tests;
+
 const HEADER: u32 = FrameHeader::BYTES_U32;
 /// How much is read at a time.
 pub(crate) const CHUNK_BYTES: u32 = 64 << 10;

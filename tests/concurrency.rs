@@ -244,7 +244,9 @@ fn stress() {
             .clock(clock.clone())
             .max_open_files(2)
             .max_segment_bytes(4_096)
-            .max_entry_bytes(1_000);
+            .max_entry_bytes(1_000)
+            // None, one that comes round every few calls, one that does not.
+            .journal_bytes([0, 4 << 10, 1 << 20][usize::try_from(round % 3).unwrap()]);
         let wal = Wal::new(dir.path(), options.clone()).unwrap();
         thread::scope(|scope| {
             for thread in 0..THREADS {

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
 use keywal::{Durability, Wal, WalError, WalOptions};
 
+use common::forge;
+
 mod common;
 
 fn options() -> WalOptions {
@@ -382,5 +384,28 @@ fn if_the_journals_sync_fails_entries_of_several_keys_are_in_doubt_together() {
         let wal = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
         assert_eq!(contents(&wal, "a"), contents(&wal, "b"));
         assert_eq!(contents(&wal, "c"), numbers(1));
+    }
+}
+
+/// The fuzzers' hostile journals are made with these checksums.
+#[test]
+fn forged_records_have_the_checksums_of_the_specification() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    for _ in 0..3 {
+        wal.append_batch("key", [(None, "x".into()), (None, "y".into())], true).unwrap();
+    }
+    wal.remove_key("key").unwrap();
+    let image = sim.image();
+    let directory_id = image.get("META").unwrap()[24..32].try_into().unwrap();
+    let mut journal = image.get("JOURNAL").unwrap().to_vec();
+    forge::reseal_journal(&mut journal, u64::from_le_bytes(directory_id));
+    assert!(journal == image.get("JOURNAL").unwrap());
+    let frame = journal.windows(4).position(|bytes| bytes == forge::SIGNATURE).unwrap();
+    for at in [4, 40, frame + 24, frame + 28] {
+        let mut spoilt = journal.clone();
+        spoilt[at] ^= 1;
+        forge::reseal_journal(&mut spoilt, u64::from_le_bytes(directory_id));
+        assert!(spoilt == journal, "byte {at}");
     }
 }

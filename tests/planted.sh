@@ -9,12 +9,13 @@
 #   tests/planted.sh            all of them: a few minutes
 #   tests/planted.sh retried    those with this in their name
 #
-# CARGO_TARGET_DIR: shared by all builds; target/planted if not set. KEYWAL_TREE: another tree.
+# All builds are in `planted` below CARGO_TARGET_DIR, or target: not beside builds of the tree itself, which cargo
+# takes for the same package, and which it would not build again. KEYWAL_TREE: another tree.
 set -uo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 tree=${KEYWAL_TREE:-$repository}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target/planted}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}/planted
 unset KEYWAL_SEED KEYWAL_CRASH_OPS KEYWAL_FAULT
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT

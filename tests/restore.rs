@@ -154,7 +154,10 @@ fn verify_counts_what_is_there_and_changes_nothing() {
                 assert_eq!(key.segments, wal.segments(&key.key).unwrap().len() as u64);
                 assert_eq!(key.damaged, 0);
             }
-            assert_eq!(report.entries, contents.values().map(|entries| entries.len() as u64).sum());
+            assert_eq!(
+                report.entries,
+                contents.values().map(|entries| entries.len() as u64).sum::<u64>()
+            );
         };
         check(&sim, false);
         // Its journal was not replayed.

@@ -39,6 +39,8 @@ pub use self::fault::{CallKind, Fault, FaultKind};
 
 /// Files end here with `EFBIG`, so that a wild length does not exhaust memory.
 const MAX_FILE_BYTES: usize = 1 << 30;
+/// So many calls are remembered one by one. A directory that is read for hours holds no more.
+const MAX_KINDS: u64 = 1 << 16;
 
 const EBADF: i32 = 9;
 const EFBIG: i32 = 27;
@@ -159,14 +161,19 @@ struct State {
     /// Each with the number of matching calls so far.
     faults: Vec<(Fault, u64)>,
     faults_hit: u64,
-    calls: Vec<CallKind>,
+    calls: u64,
+    /// Of the first [`MAX_KINDS`] calls.
+    kinds: Vec<CallKind>,
     read_bytes: u64,
 }
 
 impl State {
     /// Counts a call, and returns how many bytes it may move or the error it is to fail with.
     fn enter(&mut self, call: CallKind, name: Option<&str>) -> io::Result<usize> {
-        self.calls.push(call);
+        if self.calls < MAX_KINDS {
+            self.kinds.push(call);
+        }
+        self.calls += 1;
         let mut outcome = None;
         for (fault, seen) in &mut self.faults {
             let part = fault.name_contains.as_deref();
@@ -252,7 +259,8 @@ impl SimDir {
             capacity: None,
             faults: Vec::new(),
             faults_hit: 0,
-            calls: Vec::with_capacity(128),
+            calls: 0,
+            kinds: Vec::with_capacity(128),
             read_bytes: 0,
         })
     }
@@ -275,7 +283,8 @@ impl SimDir {
             locked: BTreeSet::new(),
             faults: Vec::new(),
             faults_hit: 0,
-            calls: Vec::new(),
+            calls: 0,
+            kinds: Vec::new(),
             read_bytes: 0,
             ..state
         })
@@ -331,7 +340,7 @@ impl SimDir {
 
     /// How many calls went through the seam: those that [`CallKind::Any`] counts.
     pub fn calls(&self) -> u64 {
-        len_u64(self.state().calls.len())
+        self.state().calls
     }
 
     /// How many bytes were read.
@@ -340,8 +349,14 @@ impl SimDir {
     }
 
     /// All calls so far, to know which faults can matter to the k-th.
+    ///
+    /// # Panics
+    ///
+    /// After more than 65,536 calls: they are not all known.
     pub fn call_kinds(&self) -> Vec<CallKind> {
-        self.state().calls.clone()
+        let state = self.state();
+        assert!(state.calls <= MAX_KINDS, "{} calls, the first {MAX_KINDS} are known", state.calls);
+        state.kinds.clone()
     }
 
     /// Limits the sum of all files' lengths. A write beyond it is short, then fails with `ENOSPC`,

@@ -3,6 +3,8 @@
 
 pub const SIGNATURE: [u8; 4] = [0xF7, 0x4B, 0x57, 0xE5];
 pub const FRAME_HEADER_BYTES: usize = 32;
+pub const RECORD_SIGNATURE: [u8; 4] = *b"KWJR";
+const RECORD_HEADER_BYTES: usize = 64;
 const SLOT_BYTES: usize = 128;
 const SLOT_OFFSETS: [usize; 2] = [0, 4096];
 
@@ -28,7 +30,7 @@ impl Frame {
             segment.extend(field.to_le_bytes());
         }
         segment.extend(payload);
-        let seed = seed(segment, at);
+        let seed = seed(segment) ^ as_seed(at);
         put(segment, at + 24, checksum(payload, seed));
         reseal_frame_header(segment, at, seed);
     }
@@ -41,7 +43,36 @@ pub fn reseal(name: &str, file: &mut [u8]) {
             file.get_mut(at..at + SLOT_BYTES).map(reseal_with);
         }
     } else if let Some(frames_start) = reseal_headers(file) {
-        reseal_frames(file, frames_start);
+        let seed = seed(file);
+        if let Some(frames) = file.get_mut(frames_start..) {
+            reseal_frames(frames, seed, frames_start);
+        }
+    }
+}
+
+/// The same of the journal of the directory with this number: every record that does not go round its end.
+pub fn reseal_journal(file: &mut [u8], directory_id: u64) {
+    for at in (0..file.len()).step_by(8) {
+        let Some((header, body)) = file[at..].split_at_mut_checked(RECORD_HEADER_BYTES) else {
+            return;
+        };
+        if !header.starts_with(&RECORD_SIGNATURE) {
+            continue;
+        }
+        let [offset, seed, body_bytes] = [28, 32, 36].map(|at| word(header, at).unwrap_or(0));
+        if let Some(body) = body.get_mut(..body_bytes as usize) {
+            let sum = match header[60] {
+                1 => reseal_frames(body, seed, offset as usize),
+                2 => {
+                    reseal_headers(body);
+                    body.last_chunk().map_or(0, |copy| u32::from_le_bytes(*copy))
+                }
+                _ => 0,
+            };
+            put(header, 40, sum);
+        }
+        let seed = halves(&directory_id.to_le_bytes(), 0);
+        put(header, 4, checksum(&header[8..], seed));
     }
 }
 
@@ -55,28 +86,33 @@ pub fn reseal_headers(file: &mut [u8]) -> Option<usize> {
     Some(copy + bytes)
 }
 
-/// Every frame whose signature is where one is looked for; lengths decide where that is.
-fn reseal_frames(file: &mut [u8], mut at: usize) {
-    while let Some(header) = file.get(at..at + FRAME_HEADER_BYTES) {
+/// Every frame whose signature is where one is looked for; lengths decide where that is. The first one
+/// is meant for this offset. Returns the sum of the checksums of their headers.
+fn reseal_frames(frames: &mut [u8], seed: u32, offset: usize) -> u32 {
+    let (mut at, mut sum) = (0, 0_u32);
+    while let Some(header) = frames.get(at..at + FRAME_HEADER_BYTES) {
         if !header.starts_with(&SIGNATURE) {
             at += 1;
             continue;
         }
         let lengths =
-            [u32::from(header[6]) | u32::from(header[7]) << 8, word(file, at + 8).unwrap_or(0)];
+            [u32::from(header[6]) | u32::from(header[7]) << 8, word(header, 8).unwrap_or(0)];
         let payload = at + FRAME_HEADER_BYTES;
         let end = lengths.iter().fold(payload, |end, length| end.saturating_add(*length as usize));
-        let seed = seed(file, at);
-        if let Some(payload) = file.get(payload..end) {
-            put(file, at + 24, checksum(payload, seed));
+        let seed = seed ^ as_seed(offset.saturating_add(at));
+        if let Some(payload) = frames.get(payload..end) {
+            put(frames, at + 24, checksum(payload, seed));
         }
-        reseal_frame_header(file, at, seed);
-        at = if end <= file.len() { end } else { payload };
+        sum = sum.wrapping_add(reseal_frame_header(frames, at, seed));
+        at = if end <= frames.len() { end } else { payload };
     }
+    sum
 }
 
-fn reseal_frame_header(file: &mut [u8], at: usize, seed: u32) {
-    put(file, at + 28, checksum(&file[at..at + 28], seed));
+fn reseal_frame_header(file: &mut [u8], at: usize, seed: u32) -> u32 {
+    let sum = checksum(&file[at..at + 28], seed);
+    put(file, at + 28, sum);
+    sum
 }
 
 /// The last four bytes become the checksum of those before.
@@ -85,10 +121,18 @@ fn reseal_with(whole: &mut [u8]) {
     put(whole, checked, checksum(&whole[..checked], 0));
 }
 
-/// Of the checksums of a frame.
-fn seed(segment: &[u8], offset: usize) -> u32 {
-    let halves = [16, 20].map(|at| word(segment, at).unwrap_or(0));
-    halves[0] ^ halves[1] ^ u32::try_from(offset).unwrap_or(u32::MAX)
+/// Of the checksums of a segment; those of a frame also take its offset.
+fn seed(segment: &[u8]) -> u32 {
+    halves(segment, 16)
+}
+
+/// Of the number at `at`, both in one.
+fn halves(bytes: &[u8], at: usize) -> u32 {
+    word(bytes, at).unwrap_or(0) ^ word(bytes, at + 4).unwrap_or(0)
+}
+
+fn as_seed(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
 }
 
 fn checksum(bytes: &[u8], seed: u32) -> u32 {

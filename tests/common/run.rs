@@ -113,6 +113,7 @@ impl Setup {
 }
 
 /// A log and its model.
+#[allow(clippy::struct_excessive_bools, reason = "what has happened, in any combination")]
 pub struct Run {
     pub setup: Setup,
     pub clock: Arc<ManualClock>,
@@ -129,6 +130,8 @@ pub struct Run {
     /// Keys of which a sync failed: what had waited for it may be lost, and no later sync proves anything.
     unsynced: Vec<bool>,
     pub sync_failed: bool,
+    /// An append has failed since the log was opened: it may have left a file that it could not remove.
+    append_failed: bool,
     /// The power was cut and the log has not been opened since.
     pub power_cut: bool,
     /// For the next directory, before it is opened.
@@ -165,6 +168,7 @@ impl Run {
             unsynced: vec![false; keys.len()],
             keys,
             sync_failed: false,
+            append_failed: false,
             power_cut: false,
             faults: Vec::new(),
             calls_of_open: Vec::new(),
@@ -258,6 +262,7 @@ impl Run {
             Err(error) => (vec![None; sizes.len()], Some(error)),
         };
         if let Some(error) = &error {
+            self.append_failed = true;
             let was_poisoned = self.poisoned[key];
             if is_sync_error(error) {
                 // To make room, the file of another key may have been closed, and that one failed.
@@ -410,7 +415,10 @@ impl Run {
     fn sync(&mut self) -> Check<Result<(), WalError>> {
         let result = self.wal()?.sync();
         if result.is_ok() {
-            ensure!(!self.may_have_lost(), "sync after a failed sync is acknowledged");
+            ensure!(
+                self.may_have_lost().next().is_none(),
+                "sync after a failed sync is acknowledged"
+            );
             for model in &mut self.keys {
                 model.durable = model.count();
             }
@@ -451,10 +459,11 @@ impl Run {
             && self.owner(error).is_none()
     }
 
-    /// Whether a sync has failed that some entry was waiting for.
-    fn may_have_lost(&self) -> bool {
-        let mut keys = self.keys.iter().zip(&self.unsynced);
-        keys.any(|(key, unsynced)| (self.sync_failed || *unsynced) && key.durable < key.count())
+    /// Keys of which a sync has failed that some entry was waiting for.
+    fn may_have_lost(&self) -> impl Iterator<Item = &KeyModel> {
+        let keys = self.keys.iter().zip(&self.unsynced);
+        let failed = keys.filter(|(_, unsynced)| self.sync_failed || **unsynced);
+        failed.map(|(key, _)| key).filter(|key| key.durable < key.count())
     }
 
     fn set_retention(&mut self, key: usize, retention: Retention) -> Check<Result<(), WalError>> {
@@ -563,7 +572,10 @@ impl Run {
         let closed = self.wal.as_ref().map(Wal::shutdown).transpose();
         let was_open = self.wal.take().is_some();
         if closed.is_ok() && was_open {
-            ensure!(!self.may_have_lost(), "shutdown after a failed sync is acknowledged");
+            // A removal that failed may have come so far that nothing of the key counts. If it has not, all
+            // of it has to be there.
+            let lost = self.may_have_lost().any(|key| !key.maybe_removed);
+            ensure!(!lost, "shutdown after a failed sync is acknowledged");
             for model in &mut self.keys {
                 model.durable = model.count();
             }
@@ -577,9 +589,12 @@ impl Run {
             Err(error) => return Ok(Err(error)),
         };
         // A key whose creation or removal was cut off half-way has to be looked at.
-        let stuck = self.poisoned.contains(&true) || self.keys.iter().any(|key| key.maybe_removed);
+        let report = opened.recovery_report();
+        let debris = self.append_failed && !report.ignored.is_empty();
+        let removal = self.keys.iter().any(|key| key.maybe_removed);
+        let stuck = self.poisoned.contains(&true) || removal || debris;
         let clean = closed.is_ok() && was_open && !stuck && self.setup.check_on_open;
-        ensure!(!clean || opened.recovery_report().clean, "not clean after a shutdown");
+        ensure!(!clean || report.clean, "not clean after a shutdown");
         self.recovered(opened, twin.as_ref())?;
         Ok(closed.map(drop))
     }
@@ -641,6 +656,7 @@ impl Run {
         self.poisoned.fill(false);
         self.unsynced.fill(false);
         self.sync_failed = false;
+        self.append_failed = false;
         Ok(())
     }
 }

@@ -4,41 +4,57 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use keywal::fs::sim::{Image, SimDir};
-use keywal::{Entry, EntryRef, Result, Wal, WalError};
+use keywal::fs::sim::SimDir;
+use keywal::{Entry, EntryRef, Wal, WalError};
 
 use super::Input;
-use super::sample::{KEYS, MAX_ENTRY_BYTES, NOW_MS, Sample, open, samples};
+use super::sample::{JOURNAL_BYTES, KEYS, MAX_ENTRY_BYTES, NOW_MS, Sample, open, samples};
 use super::tamper::tamper;
 use crate::common::heap;
 
+/// What the disk has room for beside the files that were put there.
+const FREE_BYTES: usize = 64 << 10;
 /// So many small entries are kept to be read again later.
 const MAX_KEPT: usize = 64;
 const MAX_KEPT_BYTES: usize = 1 << 10;
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
-    let sample = &samples()[usize::from(input.byte() % 3)];
+    let choices = usize::from(input.byte());
+    let sample = &samples()[choices % 4];
+    let journals = [0, JOURNAL_BYTES, 2 * JOURNAL_BYTES];
+    let (journal_bytes, later_journal_bytes) =
+        (journals[choices / 4 % 3], journals[choices / 12 % 3]);
     let later_ms = u64::from(input.byte()) * 1_000;
     let mut image = sample.image.clone();
     let forged = tamper(&mut image, input);
     let written = if forged { None } else { Some(sample) };
     let file_bytes: usize = image.files().map(|(_, file)| file.len()).sum();
-    let sim = SimDir::from_image(&image, 1);
+    let first = || {
+        let sim = SimDir::from_image(&image, 1);
+        // A record of a journal may belong anywhere in a file, and the simulated disk has no holes.
+        sim.set_capacity(Some((file_bytes + FREE_BYTES) as u64));
+        let wal = open(&sim, NOW_MS, journal_bytes)?;
+        Ok::<_, WalError>((sim, wal))
+    };
     // The simulated disk keeps twice what is written to; a reference is no larger than a frame.
-    let opened = heap::within(MAX_ENTRY_BYTES + (1 << 20) + 4 * file_bytes, || {
-        let wal = open(&sim, NOW_MS)?;
+    let opened = heap::within(MAX_ENTRY_BYTES + (1 << 20) + 4 * (file_bytes + FREE_BYTES), || {
+        let (sim, wal) = first()?;
         let seen = read(&wal, written);
         assert_eq!(seen, read(&wal, written), "read twice");
-        Ok((wal, seen))
+        Ok((sim, wal, seen))
     });
-    let Ok((wal, seen)) = opened else { return refused_again(&image, opened) };
+    let (sim, wal, seen) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return refused_again(&error, first().err()),
+    };
     drop(wal);
-    let Ok(wal) = open(&sim, NOW_MS + later_ms) else { return };
+    let Ok(wal) = open(&sim, NOW_MS + later_ms, later_journal_bytes) else { return };
     let kept = use_on(&wal, &seen.kept);
     let _ = wal.shutdown();
     drop(wal);
-    let wal = open(&sim, NOW_MS + later_ms).expect("what was open can be opened");
+    sim.set_capacity(None);
+    let wal = open(&sim, NOW_MS + later_ms, journal_bytes).expect("what was open can be opened");
     let seen = read(&wal, None);
     assert_eq!(seen, read(&wal, None), "read twice after a shutdown");
     if !forged {
@@ -47,9 +63,8 @@ pub fn run(data: &[u8]) {
     let _ = wal.destroy();
 }
 
-fn refused_again<T>(image: &Image, refused: Result<T>) {
-    let again = open(&SimDir::from_image(image, 1), NOW_MS);
-    assert_eq!(refused.err().map(|e| e.to_string()), again.err().map(|e| e.to_string()));
+fn refused_again(refused: &WalError, again: Option<WalError>) {
+    assert_eq!(Some(refused.to_string()), again.map(|error| error.to_string()));
 }
 
 /// What a directory says.

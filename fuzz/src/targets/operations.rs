@@ -14,9 +14,15 @@ const MAX_OPERATIONS: usize = 32;
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
-    let setup = input.pick(&[Setup::plain as fn(u64) -> Setup, Setup::tight])(1);
+    let setups = [
+        Setup::plain(1),
+        Setup::tight(1),
+        Setup::plain(1).with_journal(),
+        Setup::tight(1).with_journal(),
+    ];
+    let setup = &setups[usize::from(input.byte()) % setups.len()];
     let failing = input.byte() % 2 == 1;
-    let mut run = Run::new(&setup).unwrap();
+    let mut run = Run::new(setup).unwrap();
     let mut done = Vec::new();
     let checked = if failing {
         one_call_fails(&mut run, &mut input, &mut done)

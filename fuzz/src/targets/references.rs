@@ -20,7 +20,7 @@ struct Log {
 }
 
 fn log(sample: &Sample) -> Log {
-    let wal = open(&SimDir::from_image(&sample.image, 1), NOW_MS).unwrap();
+    let wal = open(&SimDir::from_image(&sample.image, 1), NOW_MS, 0).unwrap();
     let mut entries = BTreeMap::new();
     for key in wal.enumerate_keys().unwrap() {
         let found = wal.entries(key).unwrap().map(Result::unwrap);
@@ -31,7 +31,7 @@ fn log(sample: &Sample) -> Log {
 
 pub fn run(data: &[u8]) {
     static LOGS: OnceLock<[Log; 2]> = OnceLock::new();
-    let [_, crashed, closed] = samples();
+    let [_, crashed, closed, _] = samples();
     let logs = LOGS.get_or_init(|| [log(crashed), log(closed)]);
     let mut input = Input(data);
     let log = &logs[usize::from(input.byte() % 2)];

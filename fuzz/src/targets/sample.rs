@@ -1,5 +1,5 @@
 //! A small directory with everything in it that a directory can have, as a crash and as a shutdown
-//! leave it.
+//! leave it, and as a crash leaves it if there is a journal.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +12,8 @@ use keywal::{Entry, EntryRef, ManualClock, Wal, WalOptions};
 use crate::common::{COLLIDING, EPOCH_MS, content, header};
 
 pub const MAX_ENTRY_BYTES: usize = 64 << 10;
+/// So little that the journal comes round in the sample.
+pub const JOURNAL_BYTES: u64 = 4096;
 /// Entries are kept for ten windows of ten seconds.
 pub const RETENTION: Duration = Duration::from_secs(100);
 /// When the samples were left.
@@ -24,29 +26,30 @@ pub struct Sample {
     pub entries: BTreeMap<EntryRef, Entry>,
 }
 
-/// The empty directory, that left by a crash, and that left by a shutdown.
-pub fn samples() -> &'static [Sample; 3] {
-    static SAMPLES: OnceLock<[Sample; 3]> = OnceLock::new();
+/// The empty directory, that left by a crash, that left by a shutdown, and that with a journal.
+pub fn samples() -> &'static [Sample; 4] {
+    static SAMPLES: OnceLock<[Sample; 4]> = OnceLock::new();
     SAMPLES.get_or_init(|| {
         let empty = Sample { image: Image::default(), entries: BTreeMap::new() };
-        [empty, sample(false), sample(true)]
+        [empty, sample(false, 0), sample(true, 0), sample(false, JOURNAL_BYTES)]
     })
 }
 
-pub fn open(sim: &SimDir, now_ms: u64) -> keywal::Result<Wal> {
+pub fn open(sim: &SimDir, now_ms: u64, journal_bytes: u64) -> keywal::Result<Wal> {
     let options = WalOptions::with_retention(RETENTION)
         .max_entry_bytes(MAX_ENTRY_BYTES as u64)
+        .journal_bytes(journal_bytes)
         .clock(Arc::new(ManualClock::new(now_ms)));
     Wal::open_in(Arc::new(sim.clone()), options)
 }
 
-fn sample(shutdown: bool) -> Sample {
+fn sample(shutdown: bool, journal_bytes: u64) -> Sample {
     let mut sim = SimDir::new(1);
     let mut entries = BTreeMap::new();
     for round in 0..3 {
         // Each life begins with a kill, and with a new window.
         sim = sim.after_kill();
-        let wal = open(&sim, EPOCH_MS + 20_000 * round).unwrap();
+        let wal = open(&sim, EPOCH_MS + 20_000 * round, journal_bytes).unwrap();
         for (key, name) in (0..).zip(KEYS) {
             let one = |n: u64, bytes| {
                 let serial = 100 * round + 10 * key + n;

@@ -3,15 +3,16 @@
 use keywal::fs::sim::Image;
 
 use super::Input;
-use crate::common::forge::{self, Frame, SIGNATURE};
+use crate::common::forge::{self, Frame, RECORD_SIGNATURE, SIGNATURE};
 
 const MAX_EDITS: usize = 64;
 const MAX_FILES: usize = 32;
 const MAX_FILE_BYTES: usize = 64 << 10;
 
 /// Names of files that are not there yet; the last ones are none of ours.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "META",
+    "JOURNAL",
     "k-af63e64c8601fd8a-0001.log",
     "k-af63e64c8601fd8a-0009.log",
     "x-af63e64c8601fd8a-0002.log",
@@ -50,7 +51,11 @@ pub fn tamper(image: &mut Image, mut input: Input) -> bool {
             _ => {
                 forged |= edit(&mut file, what % 16, &mut input);
                 if what >= 128 {
-                    forge::reseal(name, &mut file);
+                    if name == "JOURNAL" {
+                        forge::reseal_journal(&mut file, directory_id(image));
+                    } else {
+                        forge::reseal(name, &mut file);
+                    }
                     forged = true;
                 }
                 file.truncate(MAX_FILE_BYTES);
@@ -103,7 +108,12 @@ fn edit(file: &mut Vec<u8>, what: u8, input: &mut Input) -> bool {
     false
 }
 
-/// A place in a file: counted from its start, from its end, from one of its frames.
+fn directory_id(image: &Image) -> u64 {
+    let id = image.get("META").and_then(|meta| meta.get(24..32));
+    id.map_or(0, |id| u64::from_le_bytes(id.try_into().unwrap()))
+}
+
+/// A place in a file: counted from its start, from its end, from one of its frames or records.
 fn place(file: &[u8], input: &mut Input) -> usize {
     let (from, distance) = (input.byte(), usize::from(input.byte()));
     let place = match from % 4 {
@@ -111,9 +121,10 @@ fn place(file: &[u8], input: &mut Input) -> usize {
         1 => usize::from(from / 4) * 256 + distance,
         2 => file.len().saturating_sub(distance),
         _ => {
-            let frames = file.windows(SIGNATURE.len()).enumerate();
-            let mut frames = frames.filter(|(_, bytes)| *bytes == SIGNATURE).map(|(at, _)| at);
-            frames.nth(usize::from(from / 4)).unwrap_or(0) + distance
+            let starts = file.windows(SIGNATURE.len()).enumerate();
+            let starts =
+                starts.filter(|(_, bytes)| [&SIGNATURE[..], &RECORD_SIGNATURE].contains(bytes));
+            starts.map(|(at, _)| at).nth(usize::from(from / 4)).unwrap_or(0) + distance
         }
     };
     place.min(file.len())

@@ -243,6 +243,19 @@ fn every_call_can_be_made_to_fail() {
     }
 }
 
+/// Fuzzing of references ended at its limit on the heap, after a million reads of one directory.
+#[test]
+fn a_directory_that_is_read_for_long_holds_no_more_memory() {
+    let dir = SimDir::new(1);
+    let file = create(&dir, "a");
+    let reads = 2 * MAX_KINDS;
+    for _ in 0..reads {
+        file.read_at(&mut [0; 1], 0).unwrap();
+    }
+    assert_eq!(dir.calls(), 1 + reads);
+    assert_eq!(len_u64(dir.state().kinds.capacity()), MAX_KINDS);
+}
+
 #[test]
 fn faults_count_matching_calls_only() {
     let dir = SimDir::new(1);
