@@ -422,7 +422,8 @@ impl Ring {
     /// Returns once every record before `mark` survives power loss.
     pub(crate) fn wait_durable(&self, mark: u64) -> Result<(), SyncError> {
         let sync = || self.counters.time_sync(|| self.file.sync_data());
-        self.gate.wait_durable(mark, || self.head(), sync)
+        // Under the lock: the mark may be that of records which are being appended.
+        self.gate.wait_durable(mark, || self.lock().head, sync)
     }
 
     /// Every record before this survives power loss.

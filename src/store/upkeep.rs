@@ -64,11 +64,16 @@ impl Frames<'_> {
         Piece { record, previous, parts: self.parts }
     }
 
-    /// Tells the segment that the journal has the frames. Returns whether it waits for no others.
+    /// Tells the segment that the journal has the frames, and lets readers see them: whoever finds the
+    /// record, or a promise about it, has to find the segment in need of a sync. Returns whether it waits
+    /// for no others.
     fn note(&self, header: &RecordHeader) -> bool {
         let start = u64::from(self.segment.extent().end);
         let all_durable = self.segment.durable_in_file() >= start;
-        self.segment.pending().is_some_and(|pending| pending.note_frames(header, all_durable))
+        let pending = self.segment.pending();
+        let first = pending.is_some_and(|pending| pending.note_frames(header, all_durable));
+        self.segment.publish(self.extent);
+        first
     }
 }
 
@@ -85,7 +90,6 @@ impl Store {
             let (batch, piece) = (std::slice::from_ref(frames), [frames.piece(false)]);
             let placed = |_: usize, header: &RecordHeader| frames.note(header);
             if self.journal_frames(ring, batch, &piece, promises, placed)? == Outcome::Appended {
-                segment.publish(frames.extent);
                 self.move_on_if_due(ring);
                 return Ok(());
             }
@@ -130,9 +134,6 @@ impl Store {
                 self.make_room(ring, bytes)?;
                 return Err(write_error(ring, io::ErrorKind::StorageFull.into()));
             }
-        }
-        for frames in batch {
-            frames.segment.publish(frames.extent);
         }
         self.move_on_if_due(ring);
         Ok(end)

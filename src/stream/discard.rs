@@ -56,6 +56,7 @@ impl Stream {
         let idle = expired == chain.nodes.len() && newest.expiration_ms <= through_ms;
         let mut full = None;
         if idle && newest.extent().count > 0 && writer.phase != Phase::Damaged {
+            let newest = self.segment_to_append(store, &writer)?;
             full = self.succeed(store, &mut writer, &newest, now_ms)?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
@@ -195,6 +196,7 @@ impl Stream {
             && newest.extent().count > 0
             && writer.phase != Phase::Damaged
         {
+            let newest = self.segment_to_append(store, &writer)?;
             full = self.succeed(store, &mut writer, &newest, store.now_ms())?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
