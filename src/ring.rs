@@ -228,9 +228,14 @@ impl Ring {
         self.capacity / 4
     }
 
-    /// Space that only short records which end something may use, so that they are never refused.
-    fn reserve(&self) -> u64 {
-        (self.capacity / 16).max(256)
+    /// Space that a record may not use, so that those which end something are hardly ever refused, and never
+    /// the one that makes room for others.
+    fn reserve(&self, body: Body) -> u64 {
+        match body {
+            Body::Frames | Body::Created => (self.capacity / 16).max(256),
+            Body::Dropped => Record::bytes_for(0),
+            Body::Nothing => 0,
+        }
     }
 
     /// Position behind the last record.
@@ -271,9 +276,8 @@ impl Ring {
         mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
-        let ends = pieces.iter().all(|piece| piece.parts.is_empty());
+        let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body)).max().unwrap_or(0);
         let mut state = self.lock();
-        let reserve = if ends { 0 } else { self.reserve() };
         let end = state.head.saturating_add(bytes);
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::path::Path;
 
 use super::{Listing, in_parallel};
 use crate::error::{Result, WalError};
@@ -58,7 +59,9 @@ pub(super) fn replay(
         return Ok(Replayed::default());
     };
     let survey = journal.survey(meta.epoch).map_err(error)?;
+    let mut sound = true;
     let records = journal.records(&survey, &mut |damaged, at: u64, bytes, what: &str| {
+        sound &= !damaged;
         let list = if damaged { &mut report.damaged } else { &mut report.torn };
         let offset = at & journal.capacity.saturating_sub(1);
         let finding = Finding { path: path.clone(), offset, bytes, what: what.to_owned() };
@@ -71,7 +74,7 @@ pub(super) fn replay(
     let brought = in_parallel(&segments, |(id, records)| {
         let (id, journal) = (*id, &journal);
         let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
-        Target { dir, listing, directory_id, journal, id, dropped }.bring_up_to_date(records)
+        Target { dir, listing, directory_id, journal, id, dropped, sound }.bring_up_to_date(records)
     });
     let panicked = || error(io::Error::other("a thread that replayed the journal panicked"));
     for (_, result) in brought.ok_or_else(panicked)? {
@@ -269,6 +272,8 @@ struct Target<'a> {
     id: SegmentId,
     /// The segment may be gone, and is not to come back. While it is there, it has to be whole.
     dropped: bool,
+    /// The journal has all that it is known to have had.
+    sound: bool,
 }
 
 impl Target<'_> {
@@ -279,6 +284,7 @@ impl Target<'_> {
         let read_error = |source| WalError::io(&path, "read the journal", source);
         let mut written: u64 = 0;
         let mut opened: Option<Opened> = None;
+        let from_the_start = records.first().is_some_and(|first| first.record.body == Body::Created);
         for header in records {
             let body = self.journal.body(header).map_err(read_error)?;
             if opened.is_none() {
@@ -291,6 +297,9 @@ impl Target<'_> {
             let Some(Opened { file, name, .. }) = &opened else { return Ok((0, false)) };
             let path = self.dir.path().join(name);
             let offset = u64::from(header.record.offset);
+            if from_the_start && self.sound && !reaches(&**file, offset, &path)? {
+                break;
+            }
             write_full(&**file, &mut [IoSlice::new(&body)], offset)
                 .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
             written = written.saturating_add(len_u64(body.len()));
@@ -343,4 +352,12 @@ impl Target<'_> {
         }
         Ok(None)
     }
+}
+
+/// Whether the file has something right before this offset. One that was lost with its name, and is made
+/// again from the journal, has nothing of what had been written past the journal. What came behind that
+/// was not promised then; there it would look as if durable entries had been damaged.
+fn reaches(file: &dyn File, offset: u64, path: &Path) -> Result<bool> {
+    let bytes = file.len().map_err(|source| WalError::io(path, "ask for the length", source))?;
+    Ok(bytes >= offset)
 }

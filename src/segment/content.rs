@@ -38,7 +38,8 @@ pub(crate) struct Pending {
     dirty: AtomicU64,
     /// Bytes before this offset may have been written to the file without the journal.
     direct: AtomicU32,
-    /// Position of the record of the segment's creation, or `NOWHERE`.
+    /// Position of the record of the segment's creation. `NOWHERE`: there is none, or with it alone the
+    /// file could not be made again, because the journal never had all that is in it.
     created: AtomicU64,
     /// Position behind the newest record that the file has.
     settled: AtomicU64,
@@ -189,6 +190,7 @@ impl Content {
     /// Notes that bytes up to `end` were written to the file itself.
     pub(crate) fn wrote(&self, end: u32) {
         if let Some(pending) = &self.pending {
+            pending.created.store(NOWHERE, Ordering::Release);
             pending.direct.store(end, Ordering::Release);
             pending.applied.store(end, Ordering::Release);
         }

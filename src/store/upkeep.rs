@@ -117,7 +117,7 @@ impl Store {
         let promises: Vec<Promise> =
             batch.iter().map(|frames| self.promise_of(frames.segment)).collect();
         let mut end = 0;
-        let placed = |at: usize, header: &RecordHeader| {
+        let mut placed = |at: usize, header: &RecordHeader| {
             if at == 0 {
                 end = header.position.saturating_add(bytes);
             }
@@ -127,13 +127,8 @@ impl Store {
             }
             frames.note(header)
         };
-        match self.journal_frames(ring, batch, &pieces, &promises, placed)? {
-            Outcome::Appended => {}
-            _ if ring.is_dead() => return Err(WalError::Poisoned { path: ring.path.clone() }),
-            _ => {
-                self.make_room(ring, bytes)?;
-                return Err(write_error(ring, io::ErrorKind::StorageFull.into()));
-            }
+        while self.journal_frames(ring, batch, &pieces, &promises, &mut placed)? != Outcome::Appended {
+            self.room_was_taken(ring, bytes)?;
         }
         self.move_on_if_due(ring);
         Ok(end)
@@ -184,10 +179,18 @@ impl Store {
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
         let piece = [bare(Body::Dropped, newest)];
-        if self.journal(ring, &piece, NO_PROMISES, |_, _| false)? == Outcome::Appended {
-            return Ok(());
+        while self.journal(ring, &piece, NO_PROMISES, |_, _| false)? != Outcome::Appended {
+            self.room_was_taken(ring, Record::bytes_for(0))?;
         }
-        Err(WalError::Poisoned { path: ring.path.clone() })
+        Ok(())
+    }
+
+    /// Makes room again for what can only go to the journal, after others have been faster.
+    fn room_was_taken(&self, ring: &Ring, bytes: u64) -> Result<()> {
+        if ring.is_dead() {
+            return Err(WalError::Poisoned { path: ring.path.clone() });
+        }
+        self.make_room(ring, bytes)
     }
 
     /// Makes what the journal says of dropped segments survive power loss.
