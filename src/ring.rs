@@ -154,7 +154,13 @@ impl Ring {
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
-            Ok(file) if file.len()? == capacity => file,
+            Ok(file) if file.len()? == capacity => {
+                // A copy may have holes: a store into one would be the first to hear of a full disk.
+                match file.allocate(capacity) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(error),
+                    _ => file,
+                }
+            }
             Ok(_) => {
                 dir.remove(JOURNAL_NAME)?;
                 Self::create(dir, capacity)?

@@ -13,6 +13,7 @@ use super::{Listing, in_parallel};
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::options::JOURNAL_BYTES;
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
@@ -51,15 +52,15 @@ pub(super) fn replay(
 ) -> Result<Replayed> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
-    let Some(journal) = Journal::open(dir, meta.directory_id).map_err(error)? else {
-        if meta.journal_bytes > 0 {
-            let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
-            RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
-        }
-        return Ok(Replayed::default());
-    };
+    let (journal, bytes) = Journal::open(dir, meta).map_err(error)?;
+    if bytes < meta.journal_bytes {
+        let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
+        let finding = Finding { path: path.clone(), offset: bytes, bytes: 0, what };
+        RecoveryReport::note(&mut report.damaged, finding);
+    }
+    let Some(journal) = journal else { return Ok(Replayed::default()) };
     let survey = journal.survey(meta.epoch).map_err(error)?;
-    let mut sound = true;
+    let mut sound = bytes >= meta.journal_bytes;
     let records = journal.records(&survey, &mut |damaged, at: u64, bytes, what: &str| {
         sound &= !damaged;
         let list = if damaged { &mut report.damaged } else { &mut report.torn };
@@ -110,8 +111,8 @@ fn by_segment(
 }
 
 impl Journal {
-    /// `None`: there is none, or what there is cannot be one.
-    fn open(dir: &dyn Dir, key: u64) -> io::Result<Option<Self>> {
+    /// With the length of the file. `None`: there is none, or what there is cannot be one.
+    fn open(dir: &dyn Dir, meta: &Meta) -> io::Result<(Option<Self>, u64)> {
         let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
             Err(error)
                 if matches!(
@@ -119,22 +120,28 @@ impl Journal {
                     io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
                 ) =>
             {
-                return Ok(None);
+                return Ok((None, 0));
             }
             result => result?,
         };
         file.sync_data()?;
         file.drop_cache()?;
-        let capacity = file.len()?;
-        Ok(capacity.is_power_of_two().then_some(Self { file, capacity, key }))
+        let bytes = file.len()?;
+        // Where records stand depends on the length it had.
+        let capacity = if meta.journal_bytes > 0 { meta.journal_bytes } else { bytes };
+        let plausible = capacity.is_power_of_two() && JOURNAL_BYTES.contains(&capacity);
+        Ok((plausible.then_some(Self { file, capacity, key: meta.directory_id }), bytes))
     }
 
+    /// What a file that is too short does not have are zeros.
     fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         let start = position & self.capacity.saturating_sub(1);
         let room = usize::try_from(self.capacity.saturating_sub(start)).unwrap_or(usize::MAX);
         let (first, rest) = buffer.split_at_mut(room.min(buffer.len()));
-        read_full(&*self.file, first, start)?;
-        read_full(&*self.file, rest, 0)?;
+        for (part, at) in [(first, start), (rest, 0)] {
+            let read = read_full(&*self.file, part, at)?;
+            part.get_mut(read..).unwrap_or_default().fill(0);
+        }
         Ok(())
     }
 
