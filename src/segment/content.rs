@@ -41,7 +41,7 @@ pub(crate) struct Pending {
     /// Position of the record of the segment's creation. `NOWHERE`: there is none, or with it alone the
     /// file could not be made again, because the journal never had all that is in it.
     created: AtomicU64,
-    /// Position behind the newest record that the file has.
+    /// The file has all records before this position.
     settled: AtomicU64,
     /// The journal has to be durable up to this position before the file gets anything of it: what belongs
     /// to entries of other keys must not be there without them.
@@ -92,6 +92,9 @@ impl Pending {
     pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) -> bool {
         if self.previous() == NOWHERE {
             self.applied.store(header.record.offset, Ordering::Release);
+        }
+        if self.is_settled() {
+            self.settled.fetch_max(header.position, Ordering::AcqRel);
         }
         if all_durable {
             self.dirty.store(header.position, Ordering::Release);
