@@ -732,7 +732,8 @@ fn a_promise_is_kept_while_somebody_moves_the_journal_on() {
             }
             for n in 0..4 {
                 let (wal, noise) = (&wal, format!("noise {n}"));
-                let append = move |_| drop(wal.append_entry(&noise, None, [0; 300], false).unwrap());
+                let append =
+                    move |_| drop(wal.append_entry(&noise, None, [0; 300], false).unwrap());
                 scope.spawn(move || (0..100).for_each(append));
             }
         });

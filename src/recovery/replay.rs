@@ -291,7 +291,8 @@ impl Target<'_> {
         let read_error = |source| WalError::io(&path, "read the journal", source);
         let mut written: u64 = 0;
         let mut opened: Option<Opened> = None;
-        let from_the_start = records.first().is_some_and(|first| first.record.body == Body::Created);
+        let from_the_start =
+            records.first().is_some_and(|first| first.record.body == Body::Created);
         for header in records {
             let body = self.journal.body(header).map_err(read_error)?;
             if opened.is_none() {

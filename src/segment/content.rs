@@ -148,6 +148,10 @@ impl Pending {
             if record.offset <= offset && u64::from(offset) < record.end() {
                 let mut body = vec![0; usize::try_from(record.body_bytes).unwrap_or(usize::MAX)];
                 load_body(&self.ring, &header, &mut body)?;
+                // Somebody else may have moved it on, and the space may be in use again.
+                if !record.check(&body) {
+                    return Err(gone());
+                }
                 let skip = usize::try_from(offset.saturating_sub(record.offset)).unwrap_or(0);
                 let found = body.get(skip..).unwrap_or_default();
                 let bytes = found.len().min(buffer.len());
@@ -258,9 +262,13 @@ impl Content {
 fn load_body(ring: &Ring, header: &RecordHeader, body: &mut [u8]) -> io::Result<()> {
     ring.load(header.position.saturating_add(RecordHeader::BYTES_U64), body)?;
     if ring.is_dead() && !header.record.check(body) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone"));
+        return Err(gone());
     }
     Ok(())
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone")
 }
 
 impl File for Content {
@@ -279,8 +287,10 @@ impl File for Content {
             return self.file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset);
         }
         match pending.read(buffer, crate::scan::reach(offset)) {
-            // In a forked child: the journal has been used again, so the file has it.
-            Err(_) if !pending.ring.is_ours() => self.file.read_at(buffer, offset),
+            // The journal has been used again, so the file has it; a forked child does not hear of that.
+            Err(_) if !pending.ring.is_ours() || self.applied(u32::MAX) > applied => {
+                self.file.read_at(buffer, offset)
+            }
             result => result,
         }
     }

@@ -127,7 +127,9 @@ impl Store {
             }
             frames.note(header)
         };
-        while self.journal_frames(ring, batch, &pieces, &promises, &mut placed)? != Outcome::Appended {
+        while self.journal_frames(ring, batch, &pieces, &promises, &mut placed)?
+            != Outcome::Appended
+        {
             self.room_was_taken(ring, bytes)?;
         }
         self.move_on_if_due(ring);

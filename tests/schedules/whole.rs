@@ -24,9 +24,12 @@ use crate::history::{After, Append, Done, History, Moment, Other, Span};
 const KEYS: [&[u8]; 3] = [COLLIDING[0], COLLIDING[1], b"k"];
 const RETENTION: Duration = Duration::from_secs(10);
 const CONTENT_BYTES: usize = 1_200;
+const TOGETHER_BYTES: usize = 200;
 /// Takes two entries and no third.
 const SMALL_SEGMENT_BYTES: u64 = 4_096;
 const LARGE_SEGMENT_BYTES: u64 = 1 << 20;
+/// None, one that an entry does not fit into, and one that a few entries fill.
+const JOURNALS: [u64; 4] = [0, 4_096, 8_192, 8_192];
 /// More than any schedule takes that does not wait for ever.
 const MAX_STEPS: usize = 50_000;
 /// Schedules drawn from one seed.
@@ -34,8 +37,16 @@ const CHUNK: usize = 500;
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Append { key: usize, entries: usize, disk: bool },
+    Append {
+        key: usize,
+        entries: usize,
+        disk: bool,
+    },
     Read(usize),
+    /// Appends to two keys with `append_many`.
+    Together {
+        disk: bool,
+    },
     Other(Other),
 }
 
@@ -45,6 +56,7 @@ struct Plan {
     threads: Vec<Vec<Act>>,
     segment_bytes: u64,
     open_files: usize,
+    journal_bytes: u64,
     fault: Option<Fault>,
     /// Else the process dies.
     power_cut: bool,
@@ -73,6 +85,7 @@ impl Plan {
             threads,
             segment_bytes: [SMALL_SEGMENT_BYTES, LARGE_SEGMENT_BYTES][below(random, 2)],
             open_files: 1 + below(random, 3),
+            journal_bytes: JOURNALS[below(random, JOURNALS.len())],
             fault: (below(random, 2) == 0).then(|| draw_fault(random)),
             power_cut: below(random, 4) > 0,
             seed,
@@ -95,6 +108,7 @@ impl Plan {
         WalOptions::with_retention(RETENTION)
             .max_segment_bytes(self.segment_bytes)
             .max_open_files(self.open_files)
+            .journal_bytes(self.journal_bytes)
             .clock(clock.clone())
     }
 }
@@ -112,6 +126,7 @@ fn draw_act(random: &mut Random, keys: usize, drops: bool, ends: bool) -> Act {
         16 if drops => Act::Other(Other::Truncate(key)),
         17 if drops => Act::Other(Other::Remove(key)),
         18 if ends => Act::Other(Other::Shutdown),
+        18 => Act::Together { disk: below(random, 2) == 0 },
         _ => Act::Read(key),
     }
 }
@@ -160,7 +175,35 @@ impl Shared {
                 let batch: Vec<_> =
                     contents.iter().map(|content| (None, content.clone())).collect();
                 let (span, result) = self.timed(|| self.wal.append_batch(KEYS[key], batch, disk));
-                self.history().appends.push(Append { key, contents, disk, span, result });
+                let result = result.map_err(Arc::new);
+                self.history().appends.push(Append {
+                    key,
+                    contents,
+                    disk,
+                    together: 0,
+                    span,
+                    result,
+                });
+            }
+            Act::Together { disk } => {
+                let content = |key: usize| {
+                    let bytes = [thread, number, key, 1].map(|n| n.to_le_bytes()[0]);
+                    Bytes::from(bytes.repeat(TOGETHER_BYTES / 4))
+                };
+                let parts = [0, 2].map(|key| (key, content(key)));
+                let entries = parts.clone().map(|(key, content)| (KEYS[key], None, content));
+                let (span, result) = self.timed(|| self.wal.append_many(entries, disk));
+                if matches!(result, Err(WalError::NoJournal)) {
+                    return Ok(());
+                }
+                let result = result.map_err(Arc::new);
+                let together = 1 + thread * 100 + number;
+                for (at, (key, content)) in parts.into_iter().enumerate() {
+                    let result = result.clone().map(|refs| vec![refs[at]]);
+                    let contents = vec![content];
+                    let append = Append { key, contents, disk, together, span, result };
+                    self.history().appends.push(append);
+                }
             }
             Act::Other(what) => {
                 let (span, result) = self.timed(|| self.other(what));
@@ -258,7 +301,7 @@ fn run(plan: &Plan) -> Check {
 
 /// Nothing fails unless a call was made to, or the log was shut down.
 fn check_errors(plan: &Plan, history: &History) -> Check {
-    let appends = history.appends.iter().filter_map(|append| append.result.as_ref().err());
+    let appends = history.appends.iter().filter_map(Append::error);
     let others = history.others.iter().filter_map(|other| other.result.as_ref().err());
     for error in appends.chain(others) {
         let excused = match error {
