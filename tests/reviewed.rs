@@ -707,6 +707,10 @@ fn journal() -> WalOptions {
     options().journal_bytes(4_096)
 }
 
+fn append(wal: &Wal, key: &str, bytes: usize) {
+    wal.append_entry(key, None, vec![0; bytes], false).unwrap();
+}
+
 fn open_with(sim: &SimDir, options: WalOptions) -> Wal {
     Wal::open_in(Arc::new(sim.clone()), options).unwrap()
 }
@@ -720,7 +724,7 @@ fn a_promise_is_kept_while_somebody_moves_the_journal_on() {
         let sim = SimDir::new(round);
         let wal = open_with(&sim, journal());
         let key = |n: usize| format!("k{n}");
-        (0..64).for_each(|n| drop(wal.append_entry(key(n), None, "first", false).unwrap()));
+        (0..64).for_each(|n| append(&wal, &key(n), 1));
         wal.shutdown().unwrap();
         let wal = open_with(&sim, journal());
         (0..64).for_each(|n| assert_eq!(wal.next_index(key(n)).unwrap(), 1));
@@ -732,12 +736,10 @@ fn a_promise_is_kept_while_somebody_moves_the_journal_on() {
             }
             for n in 0..4 {
                 let (wal, noise) = (&wal, format!("noise {n}"));
-                let append =
-                    move |_| drop(wal.append_entry(&noise, None, [0; 300], false).unwrap());
-                scope.spawn(move || (0..100).for_each(append));
+                scope.spawn(move || (0..100).for_each(|_| append(wal, &noise, 300)));
             }
         });
-        (0..100).for_each(|_| drop(wal.append_entry("noise", None, [0; 300], false).unwrap()));
+        (0..100).for_each(|_| append(&wal, "noise", 300));
         let wal = open_with(&boot(&sim.durable_image()), journal());
         (0..64).for_each(|n| assert_eq!(wal.next_index(key(n)).unwrap(), 2, "{round}, {n}"));
     }
@@ -783,13 +785,13 @@ fn a_file_with_large_entries_needs_its_name_on_the_disk() {
     let (other, after) = (Arc::clone(&wal), sim.clone());
     dir.before_sync(move || {
         // The file has been synced, the directory has not.
-        let (acknowledged, acknowledges) = mpsc::channel();
+        let (acknowledged, heard) = mpsc::channel();
         thread::spawn(move || {
             let appended = other.append_entry("k", None, "small", true);
             acknowledged.send(appended.is_ok()).unwrap_or_default();
         });
         // It may as well wait for the sync of the directory that this call delays.
-        let early = acknowledges.recv_timeout(Duration::from_millis(200));
+        let early = heard.recv_timeout(Duration::from_millis(200));
         told.send((early.unwrap_or(false), after.durable_image())).unwrap();
     });
     wal.sync_key("k").unwrap();
@@ -803,10 +805,11 @@ fn a_file_with_large_entries_needs_its_name_on_the_disk() {
 #[test]
 fn a_file_that_is_made_again_from_the_journal_has_no_hole() {
     let sim = SimDir::new(1);
-    let wal = open_with(&sim, journal());
+    let options = || journal().journal_bytes(65_536);
+    let wal = open_with(&sim, options());
     wal.append_entry("other", None, "0", true).unwrap();
     wal.sync().unwrap();
-    wal.append_entry("k", None, [1; 3_000], false).unwrap();
+    wal.append_entry("k", None, [1; 20_000], false).unwrap();
     sim.inject(Fault {
         call: CallKind::SyncDir,
         nth: 0,
@@ -820,8 +823,9 @@ fn a_file_that_is_made_again_from_the_journal_has_no_hole() {
     let together = wal.append_many([entry("k"), entry("other")], false);
     assert!(together.is_err(), "{together:?}");
     wal.append_entry("other", None, "1", true).unwrap();
-    let wal = open_with(&boot(&sim.durable_image()), journal());
+    let wal = open_with(&boot(&sim.durable_image()), options());
     assert_eq!(wal.recovery_report().damaged, []);
+    assert!(wal.recovery_report().torn.iter().any(|finding| finding.path.ends_with(SEGMENT)));
     assert_eq!(contents(&wal, "other"), ["0", "1"]);
 }
 
@@ -907,11 +911,11 @@ fn an_unused_journal_is_no_unfinished_write() {
 fn who_reads_a_removed_key_reads_on() {
     let sim = SimDir::new(1);
     let wal = open_with(&sim, journal());
-    (0..5).for_each(|_| drop(wal.append_entry("k", None, "x", false).unwrap()));
+    (0..5).for_each(|_| append(&wal, "k", 1));
     let entries = wal.entries("k").unwrap();
     wal.remove_key("k").unwrap();
-    (0..200).for_each(|_| drop(wal.append_entry("other", None, "x", false).unwrap()));
-    assert_eq!(entries.filter(Result::is_ok).count(), 5);
+    (0..200).for_each(|_| append(&wal, "other", 1));
+    assert_eq!(entries.collect::<Result<Vec<_>>>().unwrap().len(), 5);
 }
 
 /// A copied directory may have a journal with holes: on a full disk, a store into one kills the process.
@@ -927,4 +931,20 @@ fn a_journal_with_holes_is_filled() {
     file.set_len(1 << 20).unwrap();
     let _wal = Wal::new(dir.path(), options()).unwrap();
     assert!(file.metadata().unwrap().blocks() * 512 >= 1 << 20);
+}
+
+/// Something else in the place of a file that the journal knew cost all keys: the log could not be opened.
+#[test]
+fn what_stands_in_the_place_of_a_file_costs_no_other_key() {
+    let sim = SimDir::new(1);
+    let wal = open_with(&sim, journal());
+    wal.append_entry("k", None, "x", true).unwrap();
+    wal.append_entry("other", None, "x", true).unwrap();
+    let mut image = sim.durable_image();
+    image.remove(SEGMENT);
+    let sim = boot(&image);
+    sim.plant_special(SEGMENT);
+    let wal = open_with(&sim, journal());
+    assert_eq!(contents(&wal, "other"), ["x"]);
+    assert!(wal.recovery_report().ignored.iter().any(|finding| finding.path.ends_with(SEGMENT)));
 }

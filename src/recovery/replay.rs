@@ -79,9 +79,12 @@ pub(super) fn replay(
     });
     let panicked = || error(io::Error::other("a thread that replayed the journal panicked"));
     for (_, result) in brought.ok_or_else(panicked)? {
-        let (bytes, created) = result?;
-        report.journal_bytes = report.journal_bytes.saturating_add(bytes);
-        replayed.created |= created;
+        let brought = result?;
+        report.journal_bytes = report.journal_bytes.saturating_add(brought.bytes);
+        replayed.created |= brought.created;
+        if let Some(finding) = brought.cut {
+            RecoveryReport::note(&mut report.torn, finding);
+        }
     }
     if !survey.positions.is_empty() {
         // The names of segments that are there may have been promised by the journal alone.
@@ -270,6 +273,16 @@ struct Opened {
     new: bool,
 }
 
+/// What a segment got from the journal.
+#[derive(Default)]
+struct Brought {
+    bytes: u64,
+    /// The file was created.
+    created: bool,
+    /// What it did not get.
+    cut: Option<Finding>,
+}
+
 /// A segment that the journal has records of.
 struct Target<'a> {
     dir: &'a dyn Dir,
@@ -285,11 +298,11 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Writes the records to the segment and syncs it, whether it has them or not: what the page cache
-    /// holds need not be on the disk. Returns how many bytes, and whether the file was created.
-    fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<(u64, bool)> {
+    /// holds need not be on the disk.
+    fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<Brought> {
         let path = self.dir.path().join(JOURNAL_NAME);
         let read_error = |source| WalError::io(&path, "read the journal", source);
-        let mut written: u64 = 0;
+        let mut brought = Brought::default();
         let mut opened: Option<Opened> = None;
         let from_the_start =
             records.first().is_some_and(|first| first.record.body == Body::Created);
@@ -302,20 +315,25 @@ impl Target<'_> {
                 };
             }
             // Lost with its name: nothing of it was promised.
-            let Some(Opened { file, name, .. }) = &opened else { return Ok((0, false)) };
+            let Some(Opened { file, name, .. }) = &opened else { return Ok(brought) };
             let path = self.dir.path().join(name);
             let offset = u64::from(header.record.offset);
             if from_the_start && self.sound && !reaches(&**file, offset, &path)? {
+                let bytes =
+                    records.last().map_or(0, |last| last.record.end().saturating_sub(offset));
+                let what = "behind entries that were lost with the file's name".to_owned();
+                brought.cut = Some(Finding { path, offset, bytes, what });
                 break;
             }
             write_full(&**file, &mut [IoSlice::new(&body)], offset)
                 .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
-            written = written.saturating_add(len_u64(body.len()));
+            brought.bytes = brought.bytes.saturating_add(len_u64(body.len()));
         }
-        let Some(Opened { file, name, new }) = opened else { return Ok((0, false)) };
+        let Some(Opened { file, name, new }) = opened else { return Ok(brought) };
         let path = self.dir.path().join(name);
         file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
-        Ok((written, new))
+        brought.created = new;
+        Ok(brought)
     }
 
     /// The file of a segment whose creation the journal knows.
@@ -329,6 +347,8 @@ impl Target<'_> {
                 }
                 Ok(Some((self.dir.open(&name, OpenMode::CreateNew)?, true)))
             }
+            // Something else is in its place, which is reported where the key is looked at.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
             result => Ok(Some((result?, false))),
         };
         let opened: io::Result<Option<(Box<dyn File>, bool)>> = open();

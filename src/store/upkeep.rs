@@ -412,7 +412,9 @@ impl Store {
 
     /// Makes everything that was appended survive power loss.
     pub(crate) fn sync_all(&self) -> Result<()> {
-        let mut result = Ok(());
+        // First: then it is only their bytes for which the journal has to stand, and it may have those of a
+        // segment that a full disk has no room for.
+        let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
         let mut last = 0;
         for segment in self.files.dirty() {
@@ -441,7 +443,7 @@ impl Store {
                 result = result.and(Err(sync_error(ring, source)));
             }
         }
-        result.and(self.sync_names(self.latest_name_change()))
+        result
     }
 }
 
