@@ -69,8 +69,10 @@ impl Pending {
     /// Whether the journal from `tail` on has every byte that is not durable in the file, which is up to
     /// `durable`.
     pub(crate) fn has_the_rest(&self, tail: u64, durable: u64) -> bool {
+        // What the file has not got has not left the journal.
         u64::from(self.direct.load(Ordering::Acquire)) <= durable
-            && self.dirty.load(Ordering::Acquire) >= tail
+            && (self.dirty.load(Ordering::Acquire) >= tail
+                || u64::from(self.applied.load(Ordering::Acquire)) <= durable)
     }
 
     /// Whether the journal from `tail` on knows of the creation.
