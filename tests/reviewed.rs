@@ -809,7 +809,7 @@ fn a_file_that_is_made_again_from_the_journal_has_no_hole() {
     let wal = open_with(&sim, options());
     wal.append_entry("other", None, "0", true).unwrap();
     wal.sync().unwrap();
-    wal.append_entry("k", None, [1; 20_000], false).unwrap();
+    wal.append_entry("k", None, vec![1; 20_000], false).unwrap();
     sim.inject(Fault {
         call: CallKind::SyncDir,
         nth: 0,
