@@ -1,6 +1,6 @@
-//! How does an aggregate with a long history load fast? An event store with snapshots: a snapshot has a
-//! key of its own and says which events it covers; loading restores it and replays the events behind it,
-//! even where those before it are gone.
+//! How does an aggregate with a long history load fast? A typed stream with snapshots: a snapshot has a key
+//! of its own and says which events it covers; loading restores it and replays the events behind it, even
+//! where those before it are gone.
 //!
 //! ```text
 //! cargo run --example bank_account
@@ -8,8 +8,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
-use keywal::{Wal, WalError, WalOptions};
+use keywal::typed::{Aggregate, EventStore, Json, Loaded, Metadata, TypedError};
+use keywal::{Wal, WalOptions};
 use serde::{Deserialize, Serialize};
 
 type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -21,6 +23,21 @@ enum Event {
     Withdrawn { cents: u64 },
     Frozen,
     Unfrozen,
+}
+
+impl keywal::typed::Event for Event {
+    const TYPES: &'static [(&'static str, u32)] =
+        &[("opened", 1), ("deposited", 1), ("withdrawn", 1), ("frozen", 1), ("unfrozen", 1)];
+
+    fn event_type(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::Deposited { .. } => "deposited",
+            Self::Withdrawn { .. } => "withdrawn",
+            Self::Frozen => "frozen",
+            Self::Unfrozen => "unfrozen",
+        }
+    }
 }
 
 /// Why the bank says no. Nothing was appended.
@@ -75,6 +92,11 @@ impl Account {
             Event::Deposited { .. } | Event::Withdrawn { .. } => Ok(()),
         }
     }
+}
+
+impl Aggregate for Account {
+    type Event = Event;
+    const NAME: &'static str = "account";
 
     /// What happened, happened: no rules here.
     fn apply(&mut self, event: Event) {
@@ -88,93 +110,35 @@ impl Account {
     }
 }
 
-/// The state after all events before `version`.
-#[derive(Serialize, Deserialize, Default)]
-struct Snapshot {
-    version: u64,
-    account: Account,
+const SNAPSHOT_EVERY: u64 = 100;
+
+struct Bank {
+    events: EventStore<Event, Json>,
 }
 
-/// An account with what loading it took.
-struct Loaded {
-    account: Account,
-    /// The index that the next event gets.
-    version: u64,
-    replayed: u64,
-}
-
-struct EventStore {
-    wal: Wal,
-    snapshot_every: u64,
-}
-
-impl EventStore {
+impl Bank {
     /// Every call of `compact` would drop what is older than a week; an event store has no such age, so
     /// this program does not call it. Segments are small here so that some can be truncated.
     fn open(dir: &std::path::Path) -> Result<Self> {
         let wal = Wal::new(dir, WalOptions::default().max_segment_bytes(4 << 10))?;
-        Ok(Self { wal, snapshot_every: 100 })
+        Ok(Self { events: EventStore::new(Arc::new(wal), Json) })
     }
 
-    /// The newest snapshot, and the events behind it.
-    fn load(&self, id: &str) -> Result<Loaded> {
-        self.replay(id, self.newest_snapshot(id)?, u64::MAX)
-    }
-
-    /// As the account was when it had this version; needs the history from the beginning.
-    fn load_version(&self, id: &str, version: u64) -> Result<Loaded> {
-        self.replay(id, Snapshot::default(), version)
-    }
-
-    fn replay(&self, id: &str, from: Snapshot, to: u64) -> Result<Loaded> {
-        let Snapshot { mut version, mut account } = from;
-        let start = version;
-        let entries = self.wal.entries(events(id))?.range(start..to);
-        // An iterator starts at the oldest entry kept: asked after it was made, whether that is ours.
-        let kept_from = self.wal.first_index(events(id))?;
-        if kept_from > start {
-            return Err(format!("the events of {id} before {kept_from} are gone").into());
-        }
-        for entry in entries {
-            account.apply(serde_json::from_slice(&entry?.content)?);
-            version += 1;
-        }
-        Ok(Loaded { account, version, replayed: version - start })
-    }
-
-    fn newest_snapshot(&self, id: &str) -> Result<Snapshot> {
-        match self.wal.entries(snapshots(id))?.last_n(1).next() {
-            Some(entry) => Ok(serde_json::from_slice(&entry?.content)?),
-            None => Ok(Snapshot::default()),
-        }
+    fn load(&self, id: &str) -> Result<Loaded<Account>> {
+        Ok(self.events.load(stream(id))?)
     }
 
     /// Appends the event if the rules allow it and the account still has the version it was loaded with.
-    fn append(&self, id: &str, loaded: &mut Loaded, event: Event) -> Result {
-        loaded.account.check(&event)?;
-        let content = serde_json::to_vec(&event)?;
-        self.wal.append_if(events(id), loaded.version, None, content, true)?;
-        loaded.account.apply(event);
-        loaded.version += 1;
-        if loaded.version % self.snapshot_every == 0 {
-            self.save_snapshot(id, loaded)?;
+    fn append(&self, id: &str, loaded: &mut Loaded<Account>, event: Event) -> Result {
+        loaded.aggregate.check(&event)?;
+        let appended =
+            self.events.append(stream(id), loaded.version, [&event], &Metadata::default())?;
+        loaded.aggregate.apply(event);
+        loaded.version = appended.version;
+        if loaded.version % SNAPSHOT_EVERY == 0 {
+            self.events.save_snapshot(stream(id), loaded)?;
         }
         Ok(())
-    }
-
-    fn save_snapshot(&self, id: &str, loaded: &Loaded) -> Result {
-        let snapshot = Snapshot { version: loaded.version, account: loaded.account.clone() };
-        self.wal.log_entry(snapshots(id), None, serde_json::to_vec(&snapshot)?)?;
-        Ok(())
-    }
-
-    /// Drops whole segments of events, and of snapshots, that the newest snapshot makes superfluous.
-    fn forget_covered(&self, id: &str) -> Result<u64> {
-        let covered = self.newest_snapshot(id)?.version;
-        let newest = self.wal.next_index(snapshots(id))?.saturating_sub(1);
-        let old_snapshots = self.wal.truncate_before(snapshots(id), newest)?;
-        let old_events = self.wal.truncate_before(events(id), covered)?;
-        Ok(old_snapshots.dropped_entries + old_events.dropped_entries)
     }
 
     fn handle(&self, id: &str, event: Event) -> Result {
@@ -183,28 +147,24 @@ impl EventStore {
     }
 }
 
-fn events(id: &str) -> String {
+fn stream(id: &str) -> String {
     format!("account:{id}")
 }
 
-fn snapshots(id: &str) -> String {
-    format!("snapshot/account:{id}")
-}
-
 /// 251 events: opened, and 125 times a deposit of 3.00 and a withdrawal of 1.00.
-fn make_history(store: &EventStore, id: &str) -> Result {
-    let mut loaded = store.load(id)?;
-    store.append(id, &mut loaded, Event::Opened { owner: "Ada".to_owned() })?;
+fn make_history(bank: &Bank, id: &str) -> Result {
+    let mut loaded = bank.load(id)?;
+    bank.append(id, &mut loaded, Event::Opened { owner: "Ada".to_owned() })?;
     for _ in 0..125 {
-        store.append(id, &mut loaded, Event::Deposited { cents: 300 })?;
-        store.append(id, &mut loaded, Event::Withdrawn { cents: 100 })?;
+        bank.append(id, &mut loaded, Event::Deposited { cents: 300 })?;
+        bank.append(id, &mut loaded, Event::Withdrawn { cents: 100 })?;
     }
     Ok(())
 }
 
-fn assert_refused(store: &EventStore, id: &str, event: Event, rule: &Refused) -> Result {
+fn assert_refused(bank: &Bank, id: &str, event: Event, rule: &Refused) -> Result {
     let text = format!("{event:?}");
-    let error = store.handle(id, event).err().ok_or("the rule did not hold")?;
+    let error = bank.handle(id, event).err().ok_or("the rule did not hold")?;
     println!("{text}: {error}");
     assert_eq!(error.downcast_ref(), Some(rule));
     Ok(())
@@ -212,47 +172,54 @@ fn assert_refused(store: &EventStore, id: &str, event: Event, rule: &Refused) ->
 
 fn main() -> Result {
     let dir = tempfile::tempdir()?;
-    let store = EventStore::open(dir.path())?;
-    make_history(&store, "7")?;
+    let bank = Bank::open(dir.path())?;
+    make_history(&bank, "7")?;
 
     let balance_cents = 25_000;
-    assert_refused(&store, "8", Event::Deposited { cents: 1 }, &Refused::NotOpen)?;
-    assert_refused(&store, "7", Event::Deposited { cents: 0 }, &Refused::NoAmount)?;
+    assert_refused(&bank, "8", Event::Deposited { cents: 1 }, &Refused::NotOpen)?;
+    assert_refused(&bank, "7", Event::Deposited { cents: 0 }, &Refused::NoAmount)?;
     let too_much = Refused::TooMuch { balance_cents };
-    assert_refused(&store, "7", Event::Withdrawn { cents: 25_001 }, &too_much)?;
-    store.handle("7", Event::Frozen)?;
-    assert_refused(&store, "7", Event::Withdrawn { cents: 1 }, &Refused::Frozen)?;
-    store.handle("7", Event::Unfrozen)?;
+    assert_refused(&bank, "7", Event::Withdrawn { cents: 25_001 }, &too_much)?;
+    bank.handle("7", Event::Frozen)?;
+    assert_refused(&bank, "7", Event::Withdrawn { cents: 1 }, &Refused::Frozen)?;
+    bank.handle("7", Event::Unfrozen)?;
 
     // Two tellers load the same version; the second to append is told, and its money stays.
-    let (mut first, mut second) = (store.load("7")?, store.load("7")?);
-    store.append("7", &mut first, Event::Withdrawn { cents: 20_000 })?;
-    let late = store.append("7", &mut second, Event::Withdrawn { cents: 20_000 });
+    let (mut first, mut second) = (bank.load("7")?, bank.load("7")?);
+    bank.append("7", &mut first, Event::Withdrawn { cents: 20_000 })?;
+    let late = bank.append("7", &mut second, Event::Withdrawn { cents: 20_000 });
     let late = late.err().ok_or("the money was paid out twice")?;
     println!("the second teller: {late}");
-    assert!(matches!(late.downcast_ref(), Some(WalError::Conflict { expected: 253, actual: 254 })));
+    assert!(matches!(
+        late.downcast_ref(),
+        Some(TypedError::Conflict { expected: 253, actual: 254 })
+    ));
 
     // The snapshot and the replay from the beginning agree, and only one of them reads everything.
-    let (fast, full) = (store.load("7")?, store.load_version("7", u64::MAX)?);
+    let (fast, full) = (bank.load("7")?, bank.events.replay::<Account>(stream("7"), u64::MAX)?);
     println!("loading: {} events after a snapshot, {} without", fast.replayed, full.replayed);
     assert_eq!((fast.replayed, full.replayed), (54, 254));
-    assert_eq!((&fast.account, fast.version), (&full.account, full.version));
-    let old = store.load_version("7", 3)?;
+    assert_eq!((&fast.aggregate, fast.version), (&full.aggregate, full.version));
+    let old = bank.events.replay::<Account>(stream("7"), 3)?;
     println!(
         "version 3: {} cents; version 254: {}",
-        old.account.balance_cents, fast.account.balance_cents
+        old.aggregate.balance_cents, fast.aggregate.balance_cents
     );
-    assert_eq!((old.account.balance_cents, fast.account.balance_cents), (200, 5_000));
+    assert_eq!((old.aggregate.balance_cents, fast.aggregate.balance_cents), (200, 5_000));
 
     // After a restart, and with covered events dropped, the snapshot is all there is of the old days.
-    let dropped = store.forget_covered("7")?;
-    store.wal.shutdown()?;
-    let store = EventStore::open(dir.path())?;
-    let restored = store.load("7")?;
-    println!("{dropped} entries dropped; restored at {}: {:?}", restored.version, restored.account);
-    assert!(store.wal.first_index(events("7"))? > 0);
-    assert_eq!((&restored.account, restored.version), (&full.account, full.version));
-    let gone = store.load_version("7", 3).err().ok_or("version 3 should be gone")?;
+    let dropped = bank.events.drop_covered::<Account>(stream("7"))?;
+    bank.events.wal().shutdown()?;
+    let bank = Bank::open(dir.path())?;
+    let restored = bank.load("7")?;
+    println!(
+        "{dropped} entries dropped; restored at {}: {:?}",
+        restored.version, restored.aggregate
+    );
+    assert!(bank.events.wal().first_index(stream("7"))? > 0);
+    assert_eq!((&restored.aggregate, restored.version), (&full.aggregate, full.version));
+    let gone = bank.events.replay::<Account>(stream("7"), 3).err();
+    let gone = gone.ok_or("version 3 should be gone")?;
     println!("version 3 now: {gone}");
-    Ok(store.wal.shutdown()?)
+    Ok(bank.events.wal().shutdown()?)
 }

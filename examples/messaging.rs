@@ -51,8 +51,8 @@ impl<'a> Consumer<'a> {
 
     /// The newest offset noted. What retention has dropped cannot be delivered any more.
     fn offset(&self, key: &str) -> Result<u64> {
-        let noted = match self.broker.wal.entries(self.offset_key(key))?.last_n(1).next() {
-            Some(entry) => u64::from_le_bytes(entry?.content.as_ref().try_into()?),
+        let noted = match self.broker.wal.last(self.offset_key(key))? {
+            Some(entry) => u64::from_le_bytes(entry.content.as_ref().try_into()?),
             None => 0,
         };
         Ok(noted.max(self.broker.wal.first_index(key)?))
@@ -117,9 +117,7 @@ impl<'a> Consumer<'a> {
     /// Sets the offsets back to the first message that was published at `from_ms` or later.
     fn replay_from(&self, from_ms: u64) -> Result {
         for key in self.topic.keys() {
-            let first = self.broker.wal.entries(&key)?.time_range(from_ms..)?.next().transpose()?;
-            let end = self.broker.wal.next_index(&key)?;
-            self.note_offset(&key, first.map_or(end, |entry| entry.index))?;
+            self.note_offset(&key, self.broker.wal.index_at(&key, from_ms)?)?;
         }
         Ok(())
     }

@@ -119,8 +119,8 @@ impl Analytics {
 
     /// What the process knew: how far it had summed up, and which events it would call duplicates.
     fn restore(&mut self) -> Result {
-        if let Some(newest) = self.summaries.entries(SUMMARIES)?.last_n(1).next() {
-            self.summed_up_to_ms = summary_of(&newest?)?.to_ms;
+        if let Some(newest) = self.summaries.last(SUMMARIES)? {
+            self.summed_up_to_ms = summary_of(&newest)?.to_ms;
         }
         let since_ms = self.clock.now_ms().saturating_sub(DEDUP_MS);
         for key in STREAMS {

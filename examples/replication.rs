@@ -1,5 +1,5 @@
-//! How does a second log follow a first one? The follower asks for what is behind its own end, key by key,
-//! while the leader goes on; it is away for a while and catches up; both are compared entry by entry.
+//! How does a second log follow a first one? The follower waits for what comes behind its own end, key by
+//! key, while the leader goes on; it is away for a while and catches up; both are compared entry by entry.
 //!
 //! ```text
 //! cargo run --example replication
@@ -7,13 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use keywal::{Key, Wal, WalError, WalOptions};
+use keywal::{Canceller, Follow, Key, Wal, WalError, WalOptions};
 
 type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -27,22 +24,6 @@ struct Shipment {
     entries: Vec<(Option<Bytes>, Bytes)>,
 }
 
-/// Retention at the leader was faster than the follower: entries are missing that nobody has any more.
-#[derive(Debug, PartialEq)]
-struct LeftBehind {
-    wanted: u64,
-    first_index: u64,
-}
-
-impl fmt::Display for LeftBehind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wanted, first_index } = self;
-        write!(f, "entry {wanted} is wanted, and the leader has none before {first_index}")
-    }
-}
-
-impl Error for LeftBehind {}
-
 /// The leader's answer: a log that only reads.
 struct Leader<'a> {
     wal: &'a Wal,
@@ -55,11 +36,8 @@ impl Leader<'_> {
 
     /// The next entries of a key from this index on; `None` if there are none yet.
     fn ship(&self, key: &Key, from: u64) -> Result<Option<Shipment>> {
-        let range = self.wal.entries(key)?.range(from..);
-        let first_index = self.wal.first_index(key)?;
-        if first_index > from {
-            return Err(LeftBehind { wanted: from, first_index }.into());
-        }
+        // If retention was faster than the follower, entries are missing that nobody has any more: an error.
+        let range = self.wal.entries_from(key, from)?;
         let entries = range.take(MAX_SHIPPED).map(|entry| entry.map(|it| (it.header, it.content)));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         let shipment = Shipment { key: key.clone(), first_index: from, entries };
@@ -111,17 +89,25 @@ impl Follower {
         }
     }
 
-    /// Follows until the leader has nothing new and `done` was set before that was found out.
-    fn follow(&self, leader: &Leader<'_>, done: &AtomicBool) -> Result<u64> {
+    /// Accepts the entries of a key as they come, until that is cancelled. What has come while it was busy
+    /// goes into one shipment.
+    fn follow(&self, key: &Key, mut coming: Follow<&Wal>) -> Result<u64> {
         let mut accepted = 0;
-        loop {
-            let last_round = done.load(Ordering::Acquire);
-            accepted += self.catch_up(leader)?;
-            if last_round {
-                return Ok(accepted);
+        while let Some(first) = coming.next() {
+            let first = first?;
+            let mut shipment =
+                Shipment { key: key.clone(), first_index: first.index, entries: Vec::new() };
+            shipment.entries.push((first.header, first.content));
+            while shipment.entries.len() < MAX_SHIPPED {
+                match coming.try_next() {
+                    Ok(Some(entry)) => shipment.entries.push((entry.header, entry.content)),
+                    Ok(None) | Err(WalError::Cancelled) => break,
+                    Err(error) => return Err(error.into()),
+                }
             }
-            std::thread::sleep(Duration::from_millis(1));
+            accepted += self.accept(shipment)?;
         }
+        Ok(accepted)
     }
 }
 
@@ -139,15 +125,24 @@ fn produce(wal: &Wal, numbers: std::ops::Range<u64>) -> Result {
     Ok(())
 }
 
-/// The leader writes and the follower follows at the same time.
+/// The leader writes and the follower follows at the same time, each key in a thread of its own.
 fn run_together(leader: &Wal, follower: &Follower, numbers: std::ops::Range<u64>) -> Result<u64> {
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let following = scope.spawn(|| follower.follow(&Leader { wal: leader }, &done));
+        let mut following = Vec::new();
+        let mut cancellers = Vec::new();
+        for key in (0..KEYS).map(|table| Key::from(&*format!("table:{table}"))) {
+            // Nobody has written to it yet.
+            let coming = leader.follow(&key, follower.wal.next_index(&key)?)?;
+            cancellers.push(coming.canceller());
+            following.push(scope.spawn(move || follower.follow(&key, coming)));
+        }
         let produced = produce(leader, numbers);
-        done.store(true, Ordering::Release);
-        let accepted = following.join().map_err(|_| "the follower panicked")?;
-        produced.and(accepted)
+        cancellers.iter().for_each(Canceller::cancel);
+        let accepted = following.into_iter().map(|thread| thread.join().map_err(|_| "a panic")?);
+        let accepted: u64 = accepted.sum::<Result<u64>>()?;
+        produced?;
+        // What came last may not have been shown any more.
+        Ok(accepted + follower.catch_up(&Leader { wal: leader })?)
     })
 }
 
@@ -218,7 +213,10 @@ fn main() -> Result {
     let late = follower.catch_up(&Leader { wal: &leader }).err().ok_or("a hole was accepted")?;
     println!("away for too long: {late}");
     let first_index = leader.first_index(&key)?;
-    assert_eq!(late.downcast_ref(), Some(&LeftBehind { wanted: 1_400, first_index }));
+    assert!(matches!(
+        late.downcast_ref(),
+        Some(WalError::Behind { wanted: 1_400, oldest }) if *oldest == first_index
+    ));
     assert_eq!(follower.wal.next_index(&key)?, 1_400);
     follower.wal.shutdown()?;
     Ok(leader.shutdown()?)

@@ -147,8 +147,7 @@ fn parts(wal: &Wal) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for key in wal.enumerate_keys()? {
         for segment in wal.segments(&key)? {
-            let indexes = segment.first_index..segment.next_index;
-            parts.push(Part { key: key.clone(), indexes });
+            parts.push(Part { key: key.clone(), indexes: segment.indexes() });
         }
     }
     Ok(parts)

@@ -210,7 +210,7 @@ fn main() -> Result {
         let second = (entry.timestamp_ms - start_ms) / 1_000;
         println!("  {second} s {} {}", kind(&entry), String::from_utf8_lossy(&entry.content));
     }
-    let newest = log.all()?.last_n(1).next().ok_or("the log is empty")??;
+    let newest = log.wal.last(SITE)?.ok_or("the log is empty")?;
     assert_eq!(newest.index, log.wal.next_index(SITE)? - 1);
 
     let segments = log.wal.segments(SITE)?;

@@ -13,7 +13,6 @@ use ahash::HashMap;
 
 use crate::format::SegmentId;
 use crate::primitives::{Mutex, MutexGuard};
-use crate::report::Counters;
 use crate::segment::Segment;
 
 /// How many files are synced at most to make room for one before the bound is exceeded.
@@ -62,7 +61,7 @@ impl FileCache {
     }
 
     /// Closes a file if need be, so that another one fits in; even one that has to be synced first.
-    pub(crate) fn make_room(&self, counters: &Counters) {
+    pub(crate) fn make_room(&self, sync: impl Fn(&Segment)) {
         for _ in 0..MAX_SYNCS {
             let mut inner = self.lock();
             if inner.make_room(self.max_open) {
@@ -70,8 +69,7 @@ impl FileCache {
             }
             let Some(victim) = inner.dirty_victim() else { return };
             drop(inner);
-            // A failure stays with the victim: its key is poisoned, its file stays open.
-            let _ = victim.sync_bytes(victim.extent().end, counters);
+            sync(&victim);
         }
     }
 
@@ -105,6 +103,13 @@ impl FileCache {
         let inner = self.lock();
         let dirty = inner.ring.iter().filter(|slot| slot.segment.is_dirty());
         dirty.map(|slot| Arc::clone(&slot.segment)).collect()
+    }
+
+    /// All segments with a failed sync: they stay open.
+    pub(crate) fn poisoned(&self) -> Vec<Arc<Segment>> {
+        let inner = self.lock();
+        let poisoned = inner.ring.iter().filter(|slot| slot.segment.is_poisoned());
+        poisoned.map(|slot| Arc::clone(&slot.segment)).collect()
     }
 
     /// Closes every file that nobody works on.

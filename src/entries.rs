@@ -1,6 +1,8 @@
 //! Reading a key in order, forwards and backwards, a chunk at a time.
 
 mod cursor;
+mod merge;
+mod tail;
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::store::Store;
 use crate::stream::Stream;
 
 pub(crate) use self::cursor::entry_in;
+pub use self::merge::Merge;
+pub(crate) use self::tail::Tail;
 
 /// The entries of one key, oldest first; see [`Wal::entries`](crate::Wal::entries).
 ///
@@ -115,6 +119,25 @@ impl<'a> Entries<'a> {
     pub fn last_n(mut self, n: u64) -> Self {
         self.from = self.from.max(self.to.saturating_sub(n));
         self
+    }
+
+    /// Narrows to the entries from this index on, unless that one has been dropped.
+    pub(crate) fn starting_at(self, wanted: u64) -> Result<Self> {
+        let oldest = self.oldest();
+        if wanted < oldest {
+            return Err(WalError::Behind { wanted, oldest });
+        }
+        Ok(self.range(wanted..))
+    }
+
+    /// Index of the first entry that is kept and not older than `time_ms`; behind the last if there is none.
+    pub(crate) fn index_at(&self, time_ms: u64) -> Result<u64> {
+        Ok(self.first_at(time_ms)?.max(self.oldest()))
+    }
+
+    /// Index of the oldest entry that was not dropped.
+    fn oldest(&self) -> u64 {
+        self.node(0).map_or(0, |node| node.first_index())
     }
 
     fn limit(&mut self, end: u64) {
@@ -317,6 +340,7 @@ impl Entries<'_> {
             return self.stream.take().map(|_| Err(error));
         }
         let found = self.next_front().or_else(|| self.lost_tail.take().map(Err));
+        let found = found.map(|found| self.store.damage.noted(found));
         self.read = self.read.saturating_add(u64::from(matches!(found, Some(Ok(_)))));
         found
     }
@@ -347,6 +371,7 @@ impl DoubleEndedIterator for Entries<'_> {
             return self.stream.take().map(|_| Err(error));
         }
         let item = self.lost_tail.take().map(Err).or_else(|| self.next_back_inner());
+        let item = item.map(|item| self.store.damage.noted(item));
         self.read = self.read.saturating_add(u64::from(matches!(item, Some(Ok(_)))));
         item
     }

@@ -83,6 +83,16 @@ pub struct Entry {
     pub content: Bytes,
 }
 
+impl Entry {
+    /// The entry in memory of its own, for who keeps it: one that was read in order shares a chunk of 64 KiB
+    /// with its neighbours, which stays as long as any of them does. Copies header and content.
+    #[must_use]
+    pub fn into_owned(self) -> Self {
+        let header = self.header.as_deref().map(Bytes::copy_from_slice);
+        Self { header, content: Bytes::copy_from_slice(&self.content), ..self }
+    }
+}
+
 /// An entry that borrows from a caller's buffer; see
 /// [`read_entry_into`](crate::Wal::read_entry_into).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,6 +141,7 @@ debug_lengths!(EntrySlice<'_>);
 /// assert_eq!(Key::from(vec![0xff, b'k']).to_string(), r"\xffk");
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Key(Bytes);
 
 impl Key {

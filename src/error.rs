@@ -75,9 +75,24 @@ pub enum WalError {
     #[error("the entry has been dropped")]
     Expired,
 
+    /// The entry that a reader is to go on with has been dropped by retention or truncation: it was too
+    /// slow, or away for too long. Start again at the oldest entry, knowing what is missing, or from a copy.
+    #[error("entry {wanted} has been dropped; the oldest one kept is {oldest}")]
+    Behind {
+        /// Index of the entry that should have come next.
+        wanted: u64,
+        /// Index of the oldest entry that is kept.
+        oldest: u64,
+    },
+
+    /// A [`Canceller`](crate::Canceller) has ended the following of a key. Nothing is wrong.
+    #[error("the following was cancelled")]
+    Cancelled,
+
     /// Bytes that had been safely stored are damaged or gone. The entries in the span are lost; those
     /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
-    /// backup if you have one.
+    /// backup if you have one. A key that takes no appends for it does again after
+    /// [`accept_loss`](crate::Wal::accept_loss).
     #[error("{}: damaged from offset {offset}, {bytes} bytes: {reason}", .path.display())]
     Corrupted {
         /// The damaged file.
@@ -103,6 +118,24 @@ pub enum WalError {
     /// Another `Wal`, in this or another process, has the directory open. Share that one.
     #[error("{}: the directory is already open, in this or in another process", .path.display())]
     Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The directory is a snapshot, or was restored from one, and that was cut off: entries are missing. A
+    /// snapshot is completed by taking it again into the same directory; what [`restore`](crate::restore) left
+    /// is to be removed.
+    #[error("{}: a snapshot or restore that was not finished", .path.display())]
+    Incomplete {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The target of a snapshot or restore is not empty: it holds files of somebody's, another log, or a
+    /// snapshot that has been opened for writing since. (Only a snapshot may go to where an earlier one of the
+    /// same log is.) Nothing was touched; give another directory.
+    #[error("{}: the directory is not empty, and holds no earlier snapshot of this log", .path.display())]
+    NotEmpty {
         /// The directory.
         path: PathBuf,
     },

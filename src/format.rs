@@ -132,7 +132,7 @@
 //! |---:|---:|---|
 //! | 0 | 8 | magic `KEYWMETA` |
 //! | 8 | 2 | version, 1 |
-//! | 10 | 2 | flags: 1 = `CLEAN` (every segment was synced and marked, and nothing was written since) |
+//! | 10 | 2 | flags: 1 = `CLEAN` (every segment was synced and marked, and nothing was written since), 2 = `COPY` (put together from the files of another directory, and not opened since), 4 = `INCOMPLETE` (that is not finished: there is no log here yet) |
 //! | 12 | 4 | `floor`: every new segment, whatever its key, gets a sequence above this |
 //! | 16 | 8 | generation |
 //! | 24 | 8 | `directory_id` |

@@ -5,6 +5,7 @@
 //! short reads and writes, `EINTR`, rollback and retries are the business of the callers here and
 //! above, so that the simulation exercises them.
 
+use std::any::Any;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -50,11 +51,29 @@ pub trait Dir: Send + Sync + Debug {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Gives the regular file with this name of another directory the same name here, too. Never follows a
+    /// link, never replaces a file. What two directories that cannot share files say is
+    /// [`io::ErrorKind::CrossesDevices`], or another error.
+    fn link(&self, from: &dyn Dir, name: &str) -> io::Result<()> {
+        let (_, _) = (from, name);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// What [`Self::link`] knows a directory of its own kind by, if it can link at all.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
+
     /// Makes all names created and removed so far survive power loss.
     fn sync(&self) -> io::Result<()>;
 
     /// A random number.
     fn random(&self) -> u64;
+
+    /// Bytes that this process may still add to the file system.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Held while a directory is locked.

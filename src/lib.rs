@@ -305,7 +305,7 @@
 //!   are missing, but not which.
 //! - **NFS, FUSE, overlay** and other file systems that are not local: best effort.
 //! - Disks that lie about flushes, faults of the memory, loss of the whole directory. A log is one copy:
-//!   it is no replacement for a backup.
+//!   see [Backup](#backup).
 //! - **A journal that is cut off while it is mapped**, or whose pages the disk cannot read back: the process
 //!   dies of `SIGBUS`. Nothing is lost that the disk still has.
 //! - A forked child may read, but not write: [`Forked`](WalError::Forked).
@@ -325,6 +325,19 @@
 //! A clock that went back deletes nothing. A clock that jumped ahead while the directory was open makes
 //! `compact` refuse, and [say so](CompactionReport::refused); reopening the directory accepts the new time.
 //!
+//! # Backup
+//!
+//! [`Wal::snapshot`] copies a log that is in use to another directory, as it was at one moment; again and
+//! again into the same one, only what is new. The copy is a log like any other. Sealed segments are hard links
+//! where that can be had: then the copy protects from mistakes, but not from loss of the disk, until it
+//! is copied elsewhere. [`verify`] reads all of a directory and says what is damaged; [`restore`] makes a new
+//! directory from another one, up to a moment in time.
+//!
+//! # Another process
+//!
+//! [`WalReader`] reads a directory beside the process that writes to it, and follows it: no lock, no repair,
+//! no write. Of each key it sees a prefix, whole batches only.
+//!
 //! # What it costs
 //!
 //! | | |
@@ -341,10 +354,14 @@
 //! | [`read_entry_at`](Wal::read_entry_at) | one read of the file, if it is open and the length is guessed right from entries read before; no lock that an append holds |
 //! | [`get`](Wal::get) by index, [`time_range`](Entries::time_range) | a search of one segment: a logarithmic number of reads |
 //! | [`entries`](Wal::entries), [`enumerate_records`](Wal::enumerate_records) | a read for every 64 KiB; memory for that much, backwards also for the entries in it |
+//! | [`merge`](Wal::merge) | as `entries` for each key, and a step of a heap for each entry |
+//! | [`follow`](Wal::follow) | one read for a new entry; some hundred bytes while it waits. An append to a key that is not followed pays a relaxed load for it, one that is followed a lock and a wake-up |
 //! | [`enumerate_keys`](Wal::enumerate_keys) | about two reads for each key not used since the directory was opened |
 //! | [`new`](Wal::new) after a shutdown | lists the directory |
 //! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
 //! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all |
+//! | [`snapshot`](Wal::snapshot) | for each sealed segment a link and reading it once, for each newest one a copy and an `fdatasync`; of what an earlier snapshot has already, three short reads |
+//! | [`WalReader::refresh`] | lists the directory; of each key used, reads what is new when it is used again |
 //!
 //! With a [journal](WalOptions::journal_bytes), these are different:
 //!
@@ -356,6 +373,18 @@
 //! | reading what is in the journal only | moves the key's entries to the segment first |
 //! | [`new`](Wal::new) after a crash | also reads the journal, and moves what only it has to the segments |
 //! | disk space | the journal's size; descriptors: one |
+//!
+//! # Seeing what it does
+//!
+//! [`Wal::health`] is plain data for alerting, [`Wal::stats`] counts, [`Wal::recovery_report`] says what opening
+//! found. All that is off by default:
+//!
+//! | feature | is |
+//! |---|---|
+//! | `serde` | options, references and reports as serde types; typed streams, the module `typed` |
+//! | `json` | `typed::Json`, with `serde_json` |
+//! | `tracing` | spans `keywal.open` and `keywal.compact`; events of what they did and found, of segments started (debug), of failed syncs, what they poison, damage that is met, and appends that waited for the journal. None for an append that goes well. Some are told while the log holds locks: a subscriber must not use the log itself |
+//! | `metrics` | `Wal::publish_metrics` publishes counters and health; each sync adds to the histogram `keywal_sync_seconds` |
 //!
 //! # Keys
 //!
@@ -371,9 +400,11 @@
 
 #![deny(unsafe_code)]
 
+mod bell;
 mod cache;
 mod chains;
 mod clock;
+mod cuts;
 mod entries;
 mod entry;
 mod error;
@@ -384,31 +415,50 @@ mod format;
 pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
+mod maintenance;
+mod observe;
 mod options;
 mod primitives;
 mod recovery;
+mod replica;
 mod report;
+mod restore;
 mod retention;
 mod ring;
 mod scan;
 mod segment;
+mod snapshot;
 mod store;
 mod stream;
 mod streams;
 mod sync;
+#[cfg(feature = "serde")]
+pub mod typed;
+mod verify;
 mod wal;
+mod watch;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use entries::{Entries, Records};
+pub use entries::{Entries, Merge, Records};
 pub use entry::{Entry, EntryRef, EntrySlice, Key};
 pub use error::{Result, WalError};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use format::rewrite;
 pub use options::{Durability, WalOptions};
-pub use report::{CompactionReport, Finding, KeyStats, RecoveryReport, SegmentInfo, Stats};
+pub use report::{
+    CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
+    SegmentInfo, SnapshotReport, Stats, VerifiedKey, VerifyReport,
+};
+pub use restore::restore;
 pub use retention::ClockTrouble;
-pub use wal::{Keys, Wal};
+pub use verify::verify;
+#[cfg(feature = "async")]
+pub use wal::WhenDurable;
+pub use wal::{Canceller, Follow, Keys, Wal, WalReader};
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub use {restore::restore_in, verify::verify_in};
 
 /// The programs in the README compile and run.
 #[cfg(doctest)]

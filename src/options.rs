@@ -99,11 +99,20 @@ pub struct WalOptions {
     /// Size of the journal: a file of fixed size through which small entries go to their segments. An
     /// append then costs a copy instead of a system call, and survives the death of the process all the
     /// same; durable appends of any number of keys share one sync, and a new segment needs no sync of its
-    /// own. Default 0, no journal: each append is a write to its segment, and each segment is synced by
-    /// itself. Else a power of two from 4 KiB to 1 GiB, all of which is reserved at once and read after a
-    /// crash: 4 MiB suits most, 64 MiB thousands of keys in use at once. Can be changed whenever the
-    /// directory is opened. Affects speed, not what survives.
+    /// own. Only with a journal can entries of several keys be [appended together](crate::Wal::append_many).
+    ///
+    /// A power of two from 4 KiB to 1 GiB, all of which is reserved at once and read after a crash. Default
+    /// 4 MiB: room for some 25,000 entries of 100 bytes. 64 MiB suits thousands of keys in use at once: the
+    /// more of a key's entries go to its segment with one write, the better. 0, no journal: each append is a
+    /// write to its segment, and each segment is synced by itself; for directories that must be tiny. Can be
+    /// changed whenever the directory is opened. Affects speed, not what survives.
     pub journal_bytes: u64,
+
+    /// Whether a thread of the log's own moves entries from the journal to the segments, and syncs those
+    /// that were promised to be durable. Default `false`: one in a thousand appends does that on the
+    /// side, and takes so much longer. With it, appends help only if the thread falls behind. It sleeps as long as
+    /// there is nothing to do, and ends with the log. Without a journal there is none.
+    pub maintenance_thread: bool,
 
     /// Whether opening the directory after a crash checks the newest segment of every key, so that the
     /// [report](crate::Wal::recovery_report) names all damage and all torn writes. Default `true`. With `false`
@@ -138,7 +147,8 @@ impl Default for WalOptions {
             max_entry_bytes: 16 << 20,
             max_open_files: 512,
             preallocate_bytes: 0,
-            journal_bytes: 0,
+            journal_bytes: 4 << 20,
+            maintenance_thread: false,
             check_on_open: true,
             dir_mode: 0o700,
             file_mode: 0o600,
@@ -205,6 +215,13 @@ impl WalOptions {
     #[must_use]
     pub fn journal_bytes(mut self, bytes: u64) -> Self {
         self.journal_bytes = bytes;
+        self
+    }
+
+    /// Sets [`maintenance_thread`](Self::maintenance_thread).
+    #[must_use]
+    pub fn maintenance_thread(mut self, wanted: bool) -> Self {
+        self.maintenance_thread = wanted;
         self
     }
 

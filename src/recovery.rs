@@ -13,6 +13,9 @@
 )]
 
 mod replay;
+mod view;
+
+pub(crate) use self::view::{View, view};
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -23,24 +26,27 @@ use std::thread;
 use std::time::Instant;
 
 use crate::error::{Result, WalError};
-use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
-use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, read_full};
+use crate::format::{Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
+use crate::fs::{Dir, LOCK_NAME, Lock, OpenMode};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::report::{Counters, Finding, RecoveryReport};
 use crate::ring::{JOURNAL_NAME, Ring};
 use crate::segment::{NO_HEADER, OpenError, Segment};
-use crate::store::{META_NAME, MetaFile, Past, Store};
+use crate::store::{META_NAME, MetaFile, Past, Store, read_slots};
 use crate::stream::{Findings, Stream};
 use crate::streams::Streams;
 
 /// How far the floor is raised when it may have been lost: more segments than a key that was removed
 /// is thought to have had beyond all that still exist.
-const LOST_FLOOR_GAP: u32 = 1 << 16;
+pub(crate) const LOST_FLOOR_GAP: u32 = 1 << 16;
 /// From so many segments on, several threads work on them.
 const PARALLEL: usize = 64;
 /// How many. They wait for the disk, so there may be more of them than cores.
 const WORKERS: usize = 16;
+
+const FILES_CHANGED: &str = "segment files were added or removed while the directory was closed";
+const FACTS_LOST: &str = "missing or damaged; its facts were put together anew";
 
 /// An open directory.
 pub(crate) struct Opened {
@@ -98,13 +104,13 @@ fn open_journal(
     let path = dir.path().join(JOURNAL_NAME);
     let before = meta.state().journal_bytes;
     if capacity == 0 && before == 0 {
-        meta.update(dir, |meta| meta.clean = false)?;
+        meta.update(dir, |meta| (meta.clean, meta.copy) = (false, false))?;
         return Ok(None);
     }
     let epoch = epoch.checked_add(1).ok_or(WalError::Exhausted)?;
     // What is about to be made may be cut off, and must not be missed then.
     meta.update(dir, |meta| {
-        meta.clean = false;
+        (meta.clean, meta.copy) = (false, false);
         meta.epoch = epoch;
         meta.journal_bytes = if before == capacity { before } else { 0 };
     })?;
@@ -228,7 +234,7 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
     let mut best = Claim::None;
     for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
-        match Segment::open(&*store.dir, id, label, store.directory_id, false, None) {
+        match Segment::open(&*store.dir, id, label, store.directory_id, store.access(false), None) {
             Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
             Ok(_) => best = Claim::Segment,
             Err(OpenError::Header(NO_HEADER))
@@ -269,6 +275,9 @@ fn read_meta(
     let slots = file.as_deref().map_or(Ok([None, None]), |file| read_slots(file, &path))?;
     let whole = slots.iter().all(Option::is_some);
     let state = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
+    if state.as_ref().is_some_and(|state| state.incomplete) {
+        return Err(WalError::Incomplete { path: dir.path().to_owned() });
+    }
     let (state, past) = match (file, state) {
         (Some(file), Some(mut state)) => {
             let unchanged = (state.segments, state.digest) == (listing.segments, listing.digest);
@@ -276,8 +285,7 @@ fn read_meta(
                 () if !whole => Past::Unclean,
                 () if state.clean && unchanged => Past::Clean,
                 () if state.clean => {
-                    let what = "segment files were added or removed while the directory was closed"
-                        .to_owned();
+                    let what = FILES_CHANGED.to_owned();
                     let path = dir.path().to_owned();
                     RecoveryReport::note(
                         &mut report.damaged,
@@ -299,7 +307,7 @@ fn read_meta(
             (Meta { floor, directory_id, clean: true, ..Meta::default() }, Past::Clean)
         }
         (_, _) => {
-            let what = "missing or damaged; its facts were put together anew".to_owned();
+            let what = FACTS_LOST.to_owned();
             RecoveryReport::note(
                 &mut report.damaged,
                 Finding { path: path.clone(), offset: 0, bytes: 0, what },
@@ -325,22 +333,6 @@ fn read_meta(
     }
     dir.sync().map_err(|source| WalError::io(dir.path(), "sync the directory", source))?;
     Ok((meta, past))
-}
-
-fn read_slots(file: &dyn File, path: &std::path::Path) -> Result<[Option<Meta>; 2]> {
-    let mut slots = [None, None];
-    for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
-        let mut bytes = [0; Meta::BYTES];
-        read_full(file, &mut bytes, offset)
-            .map_err(|source| WalError::io(path, "read the directory's facts", source))?;
-        match Meta::from_bytes(&bytes) {
-            Err(FormatError::Newer(version)) => {
-                return Err(WalError::UnsupportedVersion { path: path.to_owned(), version });
-            }
-            result => *slot = result.ok(),
-        }
-    }
-    Ok(slots)
 }
 
 /// The number that most of the segments with a valid header give as their directory's.

@@ -1,8 +1,10 @@
 //! Facts for people and monitoring: what recovery found, what compaction did, what has been counted.
 
+use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::entry::Key;
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::retention::ClockTrouble;
 
@@ -90,6 +92,91 @@ pub struct CompactionReport {
     pub failures: Vec<Finding>,
 }
 
+/// What [`Wal::snapshot`](crate::Wal::snapshot) or [`restore`](crate::restore) made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// Keys in the copy.
+    pub keys: u64,
+    /// Segment files in the copy: those that follow, and files that could only be copied as they are.
+    pub segments: u64,
+    /// Segments that an earlier snapshot had already.
+    pub kept_segments: u64,
+    /// Segments that share their disk space with the original.
+    pub linked_segments: u64,
+    /// Segments that were copied.
+    pub copied_segments: u64,
+    /// Segments of an earlier snapshot that are no more, and were removed.
+    pub removed_segments: u64,
+    /// Entries in the copy.
+    pub entries: u64,
+    /// Bytes of all segment files in the copy.
+    pub bytes: u64,
+    /// Bytes that were written.
+    pub copied_bytes: u64,
+    /// Damage in the original, which the copy has, too; at most 1,000 findings. What an earlier snapshot
+    /// had already was not looked at again: see [`verify`](crate::verify).
+    pub damaged: Vec<Finding>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The directory had been shut down, and was not opened since.
+    pub clean: bool,
+    /// Segment files.
+    pub segments: u64,
+    /// The keys, in the order of their hashes, as far as their files could be read.
+    pub keys: Vec<VerifiedKey>,
+    /// Entries that can be read, of all keys.
+    pub entries: u64,
+    /// Bytes of valid segments.
+    pub bytes: u64,
+    /// Unfinished writes at the ends of segments: nobody was promised these bytes. At most 1,000.
+    pub torn: Vec<Finding>,
+    /// Damage to bytes that had been durable, of keys and of the directory as a whole; at most 1,000.
+    pub damaged: Vec<Finding>,
+    /// Files with a segment's name that are not used, and why; at most 1,000.
+    pub ignored: Vec<Finding>,
+    /// Files that are none of ours.
+    pub foreign_files: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`verify`](crate::verify) found of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct VerifiedKey {
+    /// The key.
+    pub key: Key,
+    /// Segments that could be read.
+    pub segments: u64,
+    /// Entries that can be read.
+    pub entries: u64,
+    /// Valid bytes in them, headers included.
+    pub bytes: u64,
+    /// Index of the oldest entry.
+    pub first_index: u64,
+    /// Index behind the newest entry.
+    pub next_index: u64,
+    /// How many of the report's findings of damage are of this key.
+    pub damaged: u64,
+}
+
+impl VerifiedKey {
+    pub(crate) fn of(key: &[u8]) -> Self {
+        let key = Key::from(key.to_vec());
+        Self { key, segments: 0, entries: 0, bytes: 0, first_index: 0, next_index: 0, damaged: 0 }
+    }
+}
+
 /// Counted since the directory was opened; see [`stats`](crate::Wal::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -115,8 +202,80 @@ pub struct Stats {
     pub created_segments: u64,
     /// Segments dropped.
     pub dropped_segments: u64,
+    /// Entries in the segments dropped by retention and truncation.
+    pub dropped_entries: u64,
+    /// Bytes of disk space these gave back.
+    pub dropped_bytes: u64,
     /// Appends that returned an error, a conflict included.
     pub failed_appends: u64,
+    /// Appends that returned [`Conflict`](crate::WalError::Conflict).
+    pub conflicts: u64,
+    /// Syncs that failed; each has poisoned something: see [`health`](crate::Wal::health).
+    pub failed_syncs: u64,
+    /// Runs of [`compact`](crate::Wal::compact), those that failed included.
+    pub compactions: u64,
+    /// 1 if the directory had not been shut down and opening it had to check it, else 0.
+    pub recoveries: u64,
+}
+
+/// What somebody who runs the log has to know; see [`health`](crate::Wal::health).
+///
+/// Plain data, as of some moment during the call. What is alarming about it is for the user to say;
+/// `examples/alerting.rs` shows one way. Each list holds at most 1,000 items.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Health {
+    /// Bytes this process may still add to the file system; `None` if it could not be asked.
+    pub free_bytes: Option<u64>,
+    /// An estimate of the bytes that the log will want until the next segment window is over: what the
+    /// journal has yet to move to the segments (all of the journal, if there was no space to create it); a
+    /// file of 4 KiB, or [`preallocate_bytes`](crate::WalOptions::preallocate_bytes), for each key; and as
+    /// much as was appended in a window on the average since the directory was opened, frame headers
+    /// included. In the first window that is what was appended so far, which is too little; a log that
+    /// gets busier wants more; what `compact` gives back is not subtracted.
+    pub needed_bytes: u64,
+    /// What takes no more durable entries until the directory is reopened, and why.
+    pub poisoned: Vec<Poisoned>,
+    /// Damage to bytes that had been durable: found on opening, and met since by reading and appending.
+    /// Nobody looks for it: what has not been read yet may be damaged, too.
+    pub damaged: Vec<Finding>,
+    /// The latest run of [`compact`](crate::Wal::compact); `None` if there was none since the directory was
+    /// opened.
+    pub last_compaction: Option<LastCompaction>,
+    /// Runs of [`compact`](crate::Wal::compact) in a row, up to the latest, that refused or left anything
+    /// undone.
+    pub compactions_failed: u64,
+    /// Why a run of [`compact`](crate::Wal::compact) would refuse now (while one is running: did then).
+    pub clock: Option<ClockTrouble>,
+    /// Keys with entries that would be lost with the power.
+    pub unsynced_keys: u64,
+    /// Bytes of these entries, frame headers included.
+    pub unsynced_bytes: u64,
+}
+
+/// Something that takes no more durable entries; see [`WalError::Poisoned`](crate::WalError::Poisoned).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Poisoned {
+    /// The key; `None` where it is something that keys share: the directory, its `META`, its journal.
+    pub key: Option<Key>,
+    /// The file in doubt.
+    pub path: PathBuf,
+    /// What happened.
+    pub why: String,
+}
+
+/// The latest run of [`compact`](crate::Wal::compact); see [`Health`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct LastCompaction {
+    /// How long ago it ended.
+    pub age: Duration,
+    /// What it returned: the report, or the text of the error.
+    pub result: Result<CompactionReport, String>,
 }
 
 /// Facts about one key; see [`key_stats`](crate::Wal::key_stats).
@@ -161,6 +320,14 @@ pub struct SegmentInfo {
     pub active: bool,
 }
 
+impl SegmentInfo {
+    /// The indexes of its entries: what [`Entries::range`](crate::Entries::range) takes to read this segment
+    /// and no other.
+    pub fn indexes(&self) -> std::ops::Range<u64> {
+        self.first_index..self.next_index
+    }
+}
+
 /// Counters that many threads add to.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -171,7 +338,12 @@ pub(crate) struct Counters {
     sync_nanos: AtomicU64,
     pub(crate) created_segments: AtomicU64,
     pub(crate) dropped_segments: AtomicU64,
+    pub(crate) dropped_entries: AtomicU64,
+    pub(crate) dropped_bytes: AtomicU64,
     pub(crate) failed_appends: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    failed_syncs: AtomicU64,
+    pub(crate) compactions: AtomicU64,
 }
 
 /// Adds to a counter that nobody orders anything by.
@@ -180,13 +352,11 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 }
 
 impl Counters {
-    /// Does a sync, counts it and takes its time.
-    pub(crate) fn time_sync<T>(&self, sync: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
-        let result = sync();
+    /// Counts a sync that has ended.
+    pub(crate) fn count_sync(&self, elapsed: Duration, result: &io::Result<()>) {
         count(&self.syncs, 1);
-        count(&self.sync_nanos, u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        result
+        count(&self.failed_syncs, u64::from(result.is_err()));
+        count(&self.sync_nanos, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -199,7 +369,12 @@ impl Counters {
             sync_time: Duration::from_nanos(read(&self.sync_nanos)),
             created_segments: read(&self.created_segments),
             dropped_segments: read(&self.dropped_segments),
+            dropped_entries: read(&self.dropped_entries),
+            dropped_bytes: read(&self.dropped_bytes),
             failed_appends: read(&self.failed_appends),
+            conflicts: read(&self.conflicts),
+            failed_syncs: read(&self.failed_syncs),
+            compactions: read(&self.compactions),
             ..Stats::default()
         }
     }

@@ -49,7 +49,7 @@ pub enum ClockTrouble {
 }
 
 /// Watches the time of day against the monotonic clock and against itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ClockGuard {
     anchor_now_ms: u64,
     anchor_monotonic_ms: u64,

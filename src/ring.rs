@@ -25,6 +25,7 @@ use ahash::{HashSet, HashSetExt};
 use crate::fork::Process;
 use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
 use crate::fs::{Dir, File, Mapping, OpenMode, len_u64, read_full, write_full};
+use crate::observe::{self, Synced};
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::primitives::{Mutex, MutexGuard};
 use crate::report::Counters;
@@ -264,6 +265,11 @@ impl Ring {
         self.gate.is_poisoned()
     }
 
+    /// Why nothing is appended any more.
+    pub(crate) fn why_dead(&self) -> Option<String> {
+        self.gate.why()
+    }
+
     /// Whether this process may move records on: a forked child may not.
     pub(crate) fn is_ours(&self) -> bool {
         self.process.is_probably_current()
@@ -327,6 +333,7 @@ impl Ring {
             .and_then(|()| self.file.sync_data());
         if undone.is_err() {
             self.gate.poison();
+            observe::poisoned(&self.path, &"a failed write could not be undone");
         }
     }
 
@@ -431,7 +438,10 @@ impl Ring {
 
     /// Returns once every record before `mark` survives power loss.
     pub(crate) fn wait_durable(&self, mark: u64) -> Result<(), SyncError> {
-        let sync = || self.counters.time_sync(|| self.file.sync_data());
+        let sync = || {
+            let sync = || self.file.sync_data();
+            observe::time_sync(&self.counters, Synced::Journal, &self.path, sync)
+        };
         // Under the lock: the mark may be that of records which are being appended.
         self.gate.wait_durable(mark, || self.lock().head, sync)
     }

@@ -374,15 +374,26 @@ pub(crate) fn scan(
     file_bytes: u32,
     all_durable: bool,
 ) -> io::Result<Scanned> {
+    scan_on(file, seed, Tail::start(frames_start), file_bytes, all_durable)
+}
+
+/// As [`scan`], of what comes behind an end that was found before.
+pub(crate) fn scan_on(
+    file: &dyn File,
+    seed: Seed,
+    start: Tail,
+    file_bytes: u32,
+    all_durable: bool,
+) -> io::Result<Scanned> {
     if all_durable {
-        return judge(file, seed, frames_start, file_bytes, u32::MAX);
+        return judge(file, seed, start, file_bytes, u32::MAX);
     }
-    let found = judge(file, seed, frames_start, file_bytes, 0)?;
+    let found = judge(file, seed, start, file_bytes, 0)?;
     if found.torn_bytes == 0 {
         return Ok(found);
     }
     let mut watermark = 0;
-    let mut walk = Walk::new(seed, frames_start, file_bytes, CHUNK_BYTES);
+    let mut walk = Walk::new(seed, start.end, file_bytes, CHUNK_BYTES);
     while let Some(step) = walk.next(file)? {
         let header = match step {
             Step::Frame(frame) => Some(frame.header),
@@ -390,18 +401,24 @@ pub(crate) fn scan(
         };
         watermark = watermark.max(header.map_or(0, |header| header.watermark));
     }
-    judge(file, seed, frames_start, file_bytes, watermark)
+    judge(file, seed, start, file_bytes, watermark)
 }
 
 /// The second half of [`scan`]: everything before `durable` is known to have been synced.
-fn judge(file: &dyn File, seed: Seed, start: u32, limit: u32, durable: u32) -> io::Result<Scanned> {
-    let mut tail = Tail { end: start, count: 0, timestamp: 0, state: TailState::Open };
+fn judge(
+    file: &dyn File,
+    seed: Seed,
+    start: Tail,
+    limit: u32,
+    durable: u32,
+) -> io::Result<Scanned> {
+    let mut tail = start;
     let mut found =
         Scanned { tail, torn_bytes: 0, zero_bytes: 0, damage: Vec::new(), damaged_spans: 0 };
     // The tail before the batch that is being walked, if one is.
     let mut before_batch: Option<Tail> = None;
     let mut damaged = false;
-    let mut walk = Walk::new(seed, start, limit, CHUNK_BYTES);
+    let mut walk = Walk::new(seed, start.end, limit, CHUNK_BYTES);
     while let Some(step) = walk.next(file)? {
         match step.dense(&tail, damaged) {
             Step::Frame(frame) => {
@@ -487,6 +504,11 @@ impl Step {
 }
 
 impl Tail {
+    /// Of a segment without entries.
+    pub(crate) fn start(frames_start: u32) -> Self {
+        Self { end: frames_start, count: 0, timestamp: 0, state: TailState::Open }
+    }
+
     fn behind(frame: &Frame) -> Self {
         let header = &frame.header;
         let state = match (header.is_mark(), header.flags.has(FrameFlags::SEAL)) {

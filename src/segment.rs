@@ -8,6 +8,7 @@
     clippy::as_conversions
 )]
 
+mod check;
 mod content;
 
 use std::io::{self, IoSlice};
@@ -15,13 +16,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::content::Content;
-pub(crate) use self::content::Pending;
+pub(crate) use self::content::{Overlay, Pending};
 
 use crate::error::{Result, WalError};
 use crate::format::{
     FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Seed, SegmentId, find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::observe::{self, Synced};
 use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::Counters;
 use crate::ring::Ring;
@@ -85,6 +87,17 @@ impl From<WalError> for OpenError {
     fn from(error: WalError) -> Self {
         Self::Wal(error)
     }
+}
+
+/// How a segment is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Write,
+    /// The page cache is not believed: what it holds is written out and dropped, so that everything read
+    /// later is what the disk has.
+    Fresh,
+    /// Nothing may be changed.
+    Read,
 }
 
 /// An open segment file.
@@ -152,29 +165,27 @@ impl Segment {
     }
 
     /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`].
-    ///
-    /// With `distrust`, the page cache is not believed: what it holds is written out and dropped, so
-    /// that everything read later is what the disk has.
     pub(crate) fn open(
         dir: &dyn Dir,
         id: SegmentId,
         label: &str,
         directory_id: u64,
-        distrust: bool,
+        access: Access,
         ring: Option<&Arc<Ring>>,
     ) -> Result<(Self, FileHeader), OpenError> {
         let name = id.file_name(label);
         let path = dir.path().join(&name);
-        let file = match dir.open(&name, OpenMode::Write) {
+        let mode = if access == Access::Read { OpenMode::Read } else { OpenMode::Write };
+        let file = match dir.open(&name, mode) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 return Err(OpenError::Header("not a regular file"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::Header("the file is gone"));
+                return Err(OpenError::Header(GONE));
             }
             result => result.map_err(|source| WalError::io(&path, "open the segment", source))?,
         };
-        if distrust {
+        if access == Access::Fresh {
             file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
             file.drop_cache().map_err(|source| {
                 WalError::io(&path, "drop the cached pages of the segment", source)
@@ -271,6 +282,12 @@ impl Segment {
         self.content.pending()
     }
 
+    /// Lets reads find what only the journal has, as it was copied from there.
+    pub(crate) fn overlay(mut self, overlay: Option<&Arc<Overlay>>) -> Self {
+        self.content.overlay(overlay);
+        self
+    }
+
     pub(crate) fn extent(&self) -> Extent {
         self.published.load()
     }
@@ -304,6 +321,11 @@ impl Segment {
         self.proven.fetch_max(end, Ordering::AcqRel);
     }
 
+    /// The mark of [`Self::prove`].
+    pub(crate) fn proven(&self) -> u32 {
+        self.proven.load(Ordering::Acquire)
+    }
+
     /// What of the file itself survives power loss.
     pub(crate) fn durable_in_file(&self) -> u64 {
         self.gate.durable()
@@ -312,10 +334,16 @@ impl Segment {
     /// Nothing more is known of what the disk has: no entry is accepted any more.
     pub(crate) fn poison(&self) {
         self.gate.poison();
+        observe::poisoned(&self.path, &"the journal that had its entries failed");
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
         self.gate.is_poisoned()
+    }
+
+    /// What poisoned the segment.
+    pub(crate) fn why_poisoned(&self) -> Option<String> {
+        self.gate.why()
     }
 
     pub(crate) fn poisoned(&self) -> WalError {
@@ -336,7 +364,7 @@ impl Segment {
     pub(crate) fn settle(&self) -> Result<()> {
         self.content.settle().map_err(|source| {
             if self.pending().is_some_and(Pending::is_in_doubt) {
-                self.gate.poison();
+                self.poison();
                 return self.poisoned();
             }
             self.io_error("move entries to the segment", source)
@@ -354,6 +382,7 @@ impl Segment {
                 self.content.set_len(u64::from(start)).and_then(|()| self.content.sync_data());
             if undone.is_err() {
                 self.gate.poison();
+                observe::poisoned(&self.path, &"a failed write could not be undone");
             }
             return Err(self.io_error("append", source));
         }
@@ -390,7 +419,8 @@ impl Segment {
             self.settle()?;
         }
         let written = || u64::from(self.file_end());
-        let sync = || counters.time_sync(|| self.content.sync());
+        let sync =
+            || observe::time_sync(counters, Synced::Segment, &self.path, || self.content.sync());
         match self.gate.wait_durable(u64::from(end), written, sync) {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
@@ -500,6 +530,8 @@ impl Segment {
     }
 }
 
+/// Why a file is no segment, if it was there when the directory was listed.
+pub(crate) const GONE: &str = "the file is gone";
 /// Why a file is no segment, as a creation that was cut off looks.
 pub(crate) const NO_HEADER: &str = "no valid file header";
 

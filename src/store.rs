@@ -1,28 +1,36 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
+mod damage;
 mod upkeep;
 
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
 pub(crate) use self::upkeep::Frames;
 
+use crate::bell::Bell;
 use crate::cache::FileCache;
 use crate::chains::ChainCache;
+use crate::cuts::Cuts;
 use crate::error::{Result, WalError};
 use crate::fork::Process;
-use crate::format::{Meta, SLOT_OFFSETS, key_hash, mix};
-use crate::fs::{Dir, File, write_full};
+use crate::format::{FormatError, Meta, SLOT_OFFSETS, SegmentId, key_hash, mix};
+use crate::fs::{Dir, File, OpenMode, read_full, write_full};
+use crate::observe::{self, Synced};
 use crate::options::WalOptions;
 use crate::primitives::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::primitives::{Mutex, MutexGuard};
-use crate::report::Counters;
+use crate::primitives::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use crate::report::{Counters, Poisoned};
 use crate::ring::Ring;
-use crate::segment::Segment;
+use crate::scan::Tail;
+use crate::segment::{Access, Overlay, Segment};
 use crate::sync::{SyncError, SyncGate};
+use crate::watch::Watch;
+
+use self::damage::Damage;
 
 /// What happened to the directory before it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +40,15 @@ pub(crate) enum Past {
     /// Unsynced writes may be missing, in any combination. It makes no difference whether the machine or
     /// only the process went down: a failed sync, or a device that went away, loses pages as power does.
     Unclean,
+}
+
+/// What is known of a directory that is only read.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// What the journal had when the directory was listed.
+    pub(crate) journal: HashMap<SegmentId, Arc<Overlay>>,
+    /// Where the newest segments ended when they were last looked at.
+    pub(crate) tails: HashMap<SegmentId, Tail>,
 }
 
 #[derive(Debug)]
@@ -45,7 +62,16 @@ pub(crate) struct Store {
     pub(crate) chains: ChainCache,
     /// `None`: everything is written to the segments themselves.
     pub(crate) ring: Option<Arc<Ring>>,
+    /// Rung when much of the journal waits to be moved on, where a thread of its own does that.
+    pub(crate) bell: Option<Bell>,
+    pub(crate) damage: Damage,
+    /// `Some`: nothing may be changed, and another process may be at it.
+    pub(crate) reading: Option<Reading>,
     pub(crate) lost_tails: LostTails,
+    pub(crate) cuts: Cuts,
+    /// Held for reading by who drops segments or closes streams, for writing by who copies the directory.
+    pub(crate) discards: RwLock<()>,
+    pub(crate) watch: Arc<Watch>,
     /// As `Meta::interrupted`.
     pub(crate) interrupted: AtomicU64,
     /// Nothing is left of dropped segments, and nothing of them can come back: from the end of a
@@ -76,12 +102,18 @@ impl Store {
         let opened_ms = options.clock.now_ms();
         Self {
             dir,
+            bell: (ring.is_some() && options.maintenance_thread).then(Bell::default),
             ring: ring.map(Arc::new),
             past,
             directory_id: meta.state.directory_id,
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),
+            reading: None,
             lost_tails: LostTails::default(),
+            damage: Damage::default(),
+            cuts: Cuts::default(),
+            discards: RwLock::new(()),
+            watch: Arc::new(Watch::new()),
             options,
             counters,
             interrupted: AtomicU64::new(if past == Past::Clean {
@@ -98,6 +130,31 @@ impl Store {
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
         }
+    }
+
+    /// How segments are opened.
+    pub(crate) fn access(&self, distrust: bool) -> Access {
+        match (&self.reading, distrust) {
+            (Some(_), _) => Access::Read,
+            (None, true) => Access::Fresh,
+            (None, false) => Access::Write,
+        }
+    }
+
+    /// What the journal had of a segment when the directory was listed, to be read only.
+    pub(crate) fn journal_of(&self, id: SegmentId) -> Option<&Arc<Overlay>> {
+        self.reading.as_ref()?.journal.get(&id)
+    }
+
+    /// Whether nobody has opened the directory since it was listed.
+    pub(crate) fn is_still_closed(&self) -> Result<bool> {
+        let path = self.dir.path().join(META_NAME);
+        let file = self
+            .dir
+            .open(META_NAME, OpenMode::Read)
+            .map_err(|source| WalError::io(&path, "open the directory's facts", source))?;
+        let newest = read_slots(&*file, &path)?.into_iter().flatten().map(|meta| meta.generation);
+        Ok(newest.max() == Some(self.meta().state.generation))
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -155,6 +212,11 @@ impl Store {
         !self.closed.swap(true, Ordering::AcqRel)
     }
 
+    /// Waits for a snapshot that is on its way; none begins while the guard lives.
+    pub(crate) fn discarding(&self) -> RwLockReadGuard<'_, ()> {
+        self.discards.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     // ---- META ----
 
     pub(crate) fn meta(&self) -> MutexGuard<'_, MetaFile> {
@@ -201,11 +263,15 @@ impl Store {
     /// Returns once name change number `mark` survives power loss.
     pub(crate) fn sync_names(&self, mark: u64) -> Result<()> {
         let written = || self.latest_name_change();
-        let result =
-            self.names.wait_durable(mark, written, || self.counters.time_sync(|| self.dir.sync()));
+        let result = self.names.wait_durable(mark, written, || {
+            let sync = || self.dir.sync();
+            observe::time_sync(&self.counters, Synced::Directory, self.dir.path(), sync)
+        });
         match result {
             Ok(()) => Ok(()),
             Err(SyncError::Failed(source)) => {
+                // Whose names were in doubt waits in vain.
+                self.watch.wake_all();
                 let path = self.dir.path().to_owned();
                 Err(WalError::Io { path, operation: "sync the directory", source })
             }
@@ -213,6 +279,13 @@ impl Store {
                 Err(WalError::Poisoned { path: self.dir.path().to_owned() })
             }
         }
+    }
+
+    /// The offset of the segment up to which everything survives power loss, its name included.
+    #[cfg(feature = "async")]
+    pub(crate) fn durable_end(&self, segment: &Segment) -> u32 {
+        let in_file = crate::scan::reach(segment.durable_in_file());
+        segment.proven().max(if self.name_is_durable(segment) { in_file } else { 0 })
     }
 
     /// Whether the segment's name survives power loss.
@@ -226,6 +299,19 @@ impl Store {
             return Err(WalError::Poisoned { path: self.dir.path().to_owned() });
         }
         Ok(())
+    }
+}
+
+impl Store {
+    /// What keys share and cannot be made durable any more. Does not wait for a sync of `META`.
+    pub(crate) fn poisoned(&self) -> Vec<Poisoned> {
+        let ring = self.ring.as_ref();
+        let journal = ring.and_then(|ring| Some((ring.path.clone(), ring.why_dead()?)));
+        let directory = self.names.why().map(|why| (self.dir.path().to_owned(), why));
+        let failed = self.meta.try_lock().is_ok_and(|meta| meta.failed);
+        let facts = failed.then(|| (self.dir.path().join(META_NAME), "a sync failed".to_owned()));
+        let all = [journal, directory, facts].into_iter().flatten();
+        all.map(|(path, why)| Poisoned { key: None, path, why }).collect()
     }
 }
 
@@ -260,6 +346,10 @@ impl LostTails {
         self.lock().get(&key_hash).cloned()
     }
 
+    pub(crate) fn all(&self) -> Vec<LostTail> {
+        self.lock().values().cloned().collect()
+    }
+
     pub(crate) fn put(&self, key_hash: u64, lost_tail: LostTail) {
         self.lock().insert(key_hash, lost_tail);
     }
@@ -280,14 +370,20 @@ const MAX_UNUSED: u32 = 16;
 /// `META`: two slots, written in turn, each write synced.
 #[derive(Debug)]
 pub(crate) struct MetaFile {
-    file: Box<dyn File>,
+    /// `None`: nothing may be written.
+    file: Option<Box<dyn File>>,
     state: Meta,
     failed: bool,
 }
 
 impl MetaFile {
     pub(crate) fn new(file: Box<dyn File>, state: Meta) -> Self {
-        Self { file, state, failed: false }
+        Self { file: Some(file), state, failed: false }
+    }
+
+    /// The state alone.
+    pub(crate) fn read_only(state: Meta) -> Self {
+        Self { file: None, state, failed: false }
     }
 
     pub(crate) fn state(&self) -> &Meta {
@@ -309,16 +405,17 @@ impl MetaFile {
 
     fn write(&mut self, dir: &dyn Dir, mut next: Meta) -> Result<()> {
         let path = || dir.path().join(META_NAME);
-        if self.failed {
+        let Some(file) = self.file.as_deref().filter(|_| !self.failed) else {
             return Err(WalError::Poisoned { path: path() });
-        }
+        };
         next.generation = next.generation.saturating_add(1);
         let [even, odd] = SLOT_OFFSETS;
         let offset = if next.generation % 2 == 0 { even } else { odd };
-        write_full(&*self.file, &mut [IoSlice::new(&next.to_bytes())], offset)
+        write_full(file, &mut [IoSlice::new(&next.to_bytes())], offset)
             .map_err(|source| WalError::io(&path(), "write the directory's facts", source))?;
-        if let Err(source) = self.file.sync_data() {
+        if let Err(source) = file.sync_data() {
             self.failed = true;
+            observe::sync_failed(Synced::Meta, &path(), &source);
             return Err(WalError::Io {
                 path: path(),
                 operation: "sync the directory's facts",
@@ -328,6 +425,22 @@ impl MetaFile {
         self.state = next;
         Ok(())
     }
+}
+
+pub(crate) fn read_slots(file: &dyn File, path: &Path) -> Result<[Option<Meta>; 2]> {
+    let mut slots = [None, None];
+    for (slot, offset) in slots.iter_mut().zip(SLOT_OFFSETS) {
+        let mut bytes = [0; Meta::BYTES];
+        read_full(file, &mut bytes, offset)
+            .map_err(|source| WalError::io(path, "read the directory's facts", source))?;
+        match Meta::from_bytes(&bytes) {
+            Err(FormatError::Newer(version)) => {
+                return Err(WalError::UnsupportedVersion { path: path.to_owned(), version });
+            }
+            result => *slot = result.ok(),
+        }
+    }
+    Ok(slots)
 }
 
 /// Name of the file with the facts about the directory as a whole.

@@ -20,16 +20,18 @@ mod chain;
 mod discard;
 mod load;
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 pub(crate) use append::{Appended, Payload, Prepared, frame_bytes};
 pub(crate) use discard::Expiry;
 pub(crate) use load::Findings;
 
+use crate::cuts::End;
 use crate::error::{Result, WalError};
-use crate::format::{SegmentId, label};
+use crate::format::{SegmentId, SegmentName, label};
 use crate::primitives::{Mutex, MutexGuard};
-use crate::segment::{AtomicExtent, Extent, OpenError, Segment};
+use crate::scan::{Tail, TailState};
+use crate::segment::{AtomicExtent, Extent, GONE, OpenError, Segment};
 use crate::store::Store;
 
 /// One key's log. Small when idle: no descriptor, nothing per entry, four bytes a segment.
@@ -187,8 +189,72 @@ impl Stream {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The file in doubt of a stream that nothing can be done with until recovery: a creation or a removal
+    /// failed half-way. Does not wait: whoever works on such a stream is done at once.
+    pub(crate) fn stuck_file(&self, store: &Store) -> Option<std::path::PathBuf> {
+        let writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (writer.phase == Phase::Stuck).then(|| self.path(store, writer.highest))
+    }
+
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes for a snapshot where the stream ends, if nobody has yet. The writer lock is held.
+    pub(crate) fn note_end(&self, store: &Store, writer: &Writer, cut: u64) {
+        let end = match writer.phase {
+            Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => Some(End {
+                sequence: writer.newest,
+                extent: self.tail.load(),
+                last_ms: writer.last_ms,
+                sealed: writer.phase == Phase::Ended { sealed: true },
+            }),
+            _ => None,
+        };
+        store.cuts.note(cut, self.hash, end);
+    }
+
+    /// The newest segment and where it ends, for who looks at it later; `None` if that is not known.
+    pub(crate) fn known_tail(&self, store: &Store) -> Option<(SegmentId, Tail)> {
+        let writer = self.writer();
+        if !matches!(writer.phase, Phase::Active { .. } | Phase::Stale | Phase::Ended { .. }) {
+            return None;
+        }
+        let segment = store.files.get(self.id(writer.newest))?;
+        let Extent { end, count } = self.tail.load();
+        let timestamp = u32::try_from(writer.last_ms.saturating_sub(segment.created_ms)).ok()?;
+        let state = match writer.phase {
+            Phase::Ended { sealed: true } => TailState::Sealed,
+            _ => TailState::Open,
+        };
+        Some((segment.id, Tail { end, count, timestamp, state }))
+    }
+
+    /// Lists the stream's files up to this one once more, for who does not keep others from changing them.
+    /// Returns whether there are others than before.
+    fn look_again(&self, store: &Store, through: u32) -> Result<bool> {
+        let ours = self.key().map_or_else(|| self.catalog().label.to_string(), label);
+        let before = self.sequences();
+        let mut now = Vec::new();
+        let listed = store.dir.list(&mut |name| {
+            let parsed = name.to_str().and_then(SegmentName::parse);
+            if let Some(name) = parsed.filter(|name| name.key_hash == self.hash) {
+                if ours == name.label && name.sequence <= through {
+                    now.push(name.sequence);
+                }
+            }
+        });
+        listed.map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
+        now.sort_unstable();
+        let changed = now != before && !now.is_empty();
+        if changed {
+            self.catalog().sequences = now.into();
+        }
+        Ok(changed)
     }
 
     /// The newest segment, open; `None` if the stream has none. The stream must be loaded.
@@ -245,7 +311,7 @@ impl Stream {
                 return Ok(segment);
             }
             // The cache was full of files that a reader may not close.
-            store.files.make_room(&store.counters);
+            store.make_room_for_file();
             let catalog = self.catalog();
             if store.files.get(segment.id).is_none() {
                 store.files.insert_writable(&segment);
@@ -284,6 +350,8 @@ impl Stream {
         match self.open_unchecked(store, sequence) {
             Ok((segment, _)) => Ok(segment),
             Err(OpenError::Wal(error)) => Err(error),
+            // Whoever writes has dropped it.
+            Err(OpenError::Header(GONE)) if store.reading.is_some() => Err(WalError::Expired),
             Err(OpenError::Header(reason)) => {
                 let path = self.path(store, sequence);
                 Err(WalError::Corrupted { path, offset: 0, bytes: 0, reason })
@@ -298,7 +366,16 @@ impl Stream {
     ) -> std::result::Result<(Segment, crate::format::FileHeader), OpenError> {
         let id = self.id(sequence);
         let label = label(self.key().unwrap_or_default());
-        Segment::open(&*store.dir, id, &label, store.directory_id, false, store.ring.as_ref())
+        let access = store.access(false);
+        let (segment, header) = Segment::open(
+            &*store.dir,
+            id,
+            &label,
+            store.directory_id,
+            access,
+            store.ring.as_ref(),
+        )?;
+        Ok((segment.overlay(store.journal_of(id)), header))
     }
 
     pub(crate) fn id(&self, sequence: u32) -> SegmentId {
@@ -310,7 +387,7 @@ impl Stream {
         store.dir.path().join(self.file_name(sequence))
     }
 
-    fn file_name(&self, sequence: u32) -> String {
+    pub(crate) fn file_name(&self, sequence: u32) -> String {
         self.id(sequence).file_name(&label(self.key().unwrap_or_default()))
     }
 }

@@ -105,6 +105,13 @@ impl Streams {
         all
     }
 
+    /// As [`Self::all`], in the order of their hashes.
+    pub(crate) fn in_order(&self) -> Vec<Arc<Stream>> {
+        let mut all = self.all();
+        all.sort_unstable_by_key(|stream| stream.hash);
+        all
+    }
+
     /// The loaded stream of `key`, or `None` if there is none.
     pub(crate) fn find(&self, store: &Store, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         let mut hash = key_hash(key);

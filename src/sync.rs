@@ -79,6 +79,14 @@ impl SyncGate {
         self.poisoned.load(Ordering::Acquire)
     }
 
+    /// What shut the gate.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.lock().failed.as_ref().map(|failure| match failure {
+            Failure::Sync(error) => format!("a sync failed: {error}"),
+            Failure::Abandoned => "a failed write or sync could not be undone".to_owned(),
+        })
+    }
+
     /// Shuts the gate: nothing more can be made durable through it.
     pub(crate) fn poison(&self) {
         self.fail(self.lock(), Failure::Abandoned);

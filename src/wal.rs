@@ -1,28 +1,45 @@
 //! [`Wal`]: the calls a user makes.
 
+mod accept;
 mod append;
 mod discard;
+mod follow;
+mod health;
+#[cfg(feature = "metrics")]
+mod publish;
 mod read;
+mod reader;
 mod together;
+#[cfg(feature = "async")]
+mod when_durable;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+pub use follow::{Canceller, Follow};
 pub use read::Keys;
+pub use reader::WalReader;
+#[cfg(feature = "async")]
+pub use when_durable::WhenDurable;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
 use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
+use crate::maintenance::Maintenance;
+use crate::observe;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
 use crate::recovery::{self, Opened};
-use crate::report::{KeyStats, RecoveryReport, Stats};
+use crate::report::{KeyStats, RecoveryReport, SnapshotReport};
 use crate::retention::ClockGuard;
 use crate::ring::JOURNAL_NAME;
+use crate::snapshot::snapshot;
 use crate::store::{META_NAME, Store};
 use crate::streams::Streams;
+
+use self::health::Watch;
 
 /// A directory that holds, for every key, a log of entries.
 ///
@@ -32,10 +49,13 @@ use crate::streams::Streams;
 /// See the [crate documentation](crate) for what is promised.
 #[derive(Debug)]
 pub struct Wal {
-    store: Store,
+    /// Ends before anything else does.
+    maintenance: Option<Maintenance>,
+    store: Arc<Store>,
     streams: Streams,
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
+    watch: Watch,
     /// Released when the log is shut down or dropped.
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -76,12 +96,21 @@ impl Wal {
         let retention_ms = millis(options.entry_retention);
         let clock_guard =
             ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
+        let watch = Watch::new(options.clock.monotonic_ms());
+        let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
+        let store = Arc::new(store);
+        let maintenance = Maintenance::start(&store).map_err(|source| {
+            WalError::io(store.dir.path(), "start the maintenance thread", source)
+        })?;
+        observe::opened(&report);
         Ok(Self {
+            maintenance,
             store,
             streams,
             recovery: report,
             clock_guard: Mutex::new(clock_guard),
+            watch,
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -111,6 +140,59 @@ impl Wal {
         self.store.make_durable(&newest, newest.extent().end)
     }
 
+    // ---- backup ----
+
+    /// Copies the log, as it is at one moment, to another directory, which is created if it is missing.
+    /// The copy is a log like any other: open it, or copy it to where it is needed.
+    ///
+    /// *What is in it.* Of each key, what had been appended when the moment came, and nothing of what was
+    /// begun later. So if an entry is in the copy, then so is every entry, of whatever key, that had been
+    /// acknowledged before that one was begun. Entries appended with `Os` count, too. Appends go on
+    /// meanwhile; [`compact`](Self::compact), [`truncate_before`](Self::truncate_before),
+    /// [`remove_key`](Self::remove_key) and [`shutdown`](Self::shutdown) wait until it is done.
+    ///
+    /// *What it costs.* Sealed segments are hard links where the two directories are on one file system,
+    /// else copies; of a key's newest segment what counts is copied. Each copy is synced, 16 at a time. Every entry
+    /// that is new in the copy is read and checked. If the directory holds an earlier snapshot of this log,
+    /// only what has changed since is linked or copied, and what is no more is removed. Memory: about
+    /// 100 bytes for a key.
+    ///
+    /// *What survives.* When it returns, the copy survives power loss. If it is cut off, the original is
+    /// unharmed, and opening the copy answers [`Incomplete`](WalError::Incomplete) until the
+    /// snapshot has been taken again. That is so, too, while an earlier snapshot is brought up to date: take
+    /// two in turn if there has to be a whole one at every moment.
+    ///
+    /// *Writing to the copy* does the original no harm: a sealed segment is never written to again, and
+    /// entries go to new files. Their references never meet those of the original. A copy that was opened
+    /// is no longer taken for an earlier snapshot.
+    ///
+    /// Damage in the original is no error: the copy has it, too, and the report says so.
+    ///
+    /// # Errors
+    /// [`NotEmpty`](WalError::NotEmpty): the directory holds something else, and was not touched.
+    /// [`Locked`](WalError::Locked): somebody has it open, or it is this log's own.
+    /// [`Poisoned`](WalError::Poisoned): of a key it is not known what the disk has; reopen the log.
+    /// [`StorageFull`](WalError::StorageFull) and [`Io`](WalError::Io): the copy is incomplete.
+    pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport> {
+        self.store.check_writable()?;
+        let path = path.as_ref();
+        let options = &self.store.options;
+        let dir = OsDir::open(path, options.dir_mode, options.file_mode)
+            .map_err(|source| WalError::io(path, "open the directory", source))?;
+        self.store.check_process()?;
+        snapshot(&self.store, &self.streams, &dir)
+    }
+
+    /// As [`Self::snapshot`], into a directory of another file system: the simulated one.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn snapshot_in(&self, dir: &dyn Dir) -> Result<SnapshotReport> {
+        self.store.check_writable()?;
+        snapshot(&self.store, &self.streams, dir)
+    }
+
     // ---- facts ----
 
     /// What opening the directory found.
@@ -121,19 +203,6 @@ impl Wal {
     /// Number of active segments: one for each key that has any.
     pub fn active_segment_count(&self) -> usize {
         self.streams.all().iter().filter(|stream| stream.exists()).count()
-    }
-
-    /// What has been counted since the directory was opened, and what there is now. Looks at every key
-    /// in memory; reads no file.
-    pub fn stats(&self) -> Stats {
-        let mut stats = self.store.counters.stats();
-        for stream in self.streams.all() {
-            let segments = len_u64(stream.segment_count());
-            stats.keys = stats.keys.saturating_add(u64::from(segments > 0));
-            stats.segments = stats.segments.saturating_add(segments);
-        }
-        stats.open_files = len_u64(self.store.files.len());
-        stats
     }
 
     /// Facts about one key; all zero for a key that does not exist.
@@ -172,8 +241,11 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
+        self.stop_maintenance();
+        store.watch.close();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let _discarding = store.discarding();
         let mut clean = !self.streams.has_filled_places();
         let mut result = Ok(());
         for stream in self.streams.all() {
@@ -199,7 +271,14 @@ impl Wal {
             });
         }
         self.release();
+        observe::closed(store.dir.path(), &result);
         result
+    }
+
+    fn stop_maintenance(&self) {
+        if let Some(maintenance) = &self.maintenance {
+            maintenance.stop();
+        }
     }
 
     fn release(&self) {
@@ -217,6 +296,7 @@ impl Wal {
         let store = &self.store;
         store.check_writable()?;
         store.close();
+        self.stop_maintenance();
         // If this is cut off, what is left is a log without the keys that are gone, and their references
         // must not meet what is appended to it.
         let highest = self.streams.all().iter().map(|stream| stream.writer().highest()).max();

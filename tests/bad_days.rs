@@ -19,6 +19,11 @@ fn options() -> (WalOptions, Arc<ManualClock>) {
     (options, clock)
 }
 
+/// Every append goes to its segment at once: for tests that look into the files of a log in use.
+fn direct() -> WalOptions {
+    WalOptions::default().journal_bytes(0)
+}
+
 fn contents(wal: &Wal, key: impl AsRef<[u8]>) -> Vec<Bytes> {
     wal.enumerate_records(key).unwrap().collect::<Result<_, _>>().unwrap()
 }
@@ -165,7 +170,7 @@ fn made_up_references_lead_nowhere() {
 #[test]
 fn payloads_that_look_like_segments_are_payloads() {
     let dir = tempfile::tempdir().unwrap();
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), direct()).unwrap();
     wal.append_entry("k", Some(Bytes::from_static(b"h")), "inner", true).unwrap();
     let copy = fs::read(&segment_files(dir.path())[0]).unwrap();
     wal.append_entry("k", None, copy.clone(), true).unwrap();
@@ -175,7 +180,7 @@ fn payloads_that_look_like_segments_are_payloads() {
     let path = &segment_files(dir.path())[0];
     let bytes = fs::read(path).unwrap();
     fs::write(path, [&bytes[..], &copy[..], &bytes[600..]].concat()).unwrap();
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), direct()).unwrap();
     assert_eq!(contents(&wal, "k"), [Bytes::from("inner"), Bytes::from(copy), Bytes::from("last")]);
     assert!(wal.recovery_report().damaged.is_empty());
     assert_eq!(wal.recovery_report().torn.len(), 1);
@@ -229,7 +234,7 @@ fn foreign_files_are_left_alone() {
 #[test]
 fn newer_formats_are_refused_by_version() {
     let dir = tempfile::tempdir().unwrap();
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), direct()).unwrap();
     wal.append_entry("new", None, "x", true).unwrap();
     wal.append_entry("old", None, "x", true).unwrap();
     drop(wal);
@@ -241,7 +246,7 @@ fn newer_formats_are_refused_by_version() {
     let checksum = crc32fast::hash(&bytes[..length - 4]).to_le_bytes();
     bytes[length - 4..length].copy_from_slice(&checksum);
     fs::write(path, &bytes).unwrap();
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), direct()).unwrap();
     assert_eq!(wal.recovery_report().ignored.len(), 1);
     let refused = wal.append_entry("new", None, "y", true);
     assert!(matches!(refused, Err(WalError::UnsupportedVersion { version: 9, .. })), "{refused:?}");
@@ -256,14 +261,14 @@ fn newer_formats_are_refused_by_version() {
     let checksum = crc32fast::hash(&bytes[..124]).to_le_bytes();
     bytes[124..128].copy_from_slice(&checksum);
     fs::write(&meta, &bytes).unwrap();
-    let refused = Wal::new(dir.path(), WalOptions::default());
+    let refused = Wal::new(dir.path(), direct());
     assert!(matches!(refused, Err(WalError::UnsupportedVersion { version: 2, .. })));
 }
 
 #[test]
 fn a_full_disk_costs_nothing_and_ends_when_there_is_space() {
     let sim = SimDir::new(1);
-    let wal = Wal::open_in(Arc::new(sim.clone()), options().0).unwrap();
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().0.journal_bytes(0)).unwrap();
     wal.append_entry("k", None, "before", false).unwrap();
     let used: usize = sim.image().files().map(|(_, bytes)| bytes.len()).sum();
     for room in [0, 10, 31, 32, 40, 131] {
@@ -278,7 +283,7 @@ fn a_full_disk_costs_nothing_and_ends_when_there_is_space() {
     wal.append_entry("k", None, "after", true).unwrap();
     wal.append_entry("new", None, "x", true).unwrap();
     drop(wal);
-    let wal = Wal::open_in(Arc::new(sim.after_kill()), options().0).unwrap();
+    let wal = Wal::open_in(Arc::new(sim.after_kill()), options().0.journal_bytes(0)).unwrap();
     assert_eq!(contents(&wal, "k"), ["before", "after"]);
     assert!(wal.recovery_report().damaged.is_empty() && wal.recovery_report().torn.is_empty());
 }
@@ -323,6 +328,7 @@ fn clocks_are_not_believed_against_the_data() {
 fn files_that_go_missing_underneath_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (options, clock) = options();
+    let options = options.journal_bytes(0);
     let wal = Wal::new(dir.path(), options.clone().max_open_files(1)).unwrap();
     let mut refs = Vec::new();
     for number in 0..4 {
@@ -407,7 +413,7 @@ fn damage_costs_the_entry_it_hit_and_no_other() {
 fn a_failed_sync_is_never_tried_again() {
     use keywal::fs::sim::{CallKind, Fault, FaultKind};
     let sim = SimDir::new(1);
-    let wal = Wal::open_in(Arc::new(sim.clone()), options().0).unwrap();
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().0.journal_bytes(0)).unwrap();
     wal.append_entry("k", None, "safe", true).unwrap();
     wal.append_entry("other", None, "safe", true).unwrap();
     sim.inject(Fault {
@@ -430,7 +436,7 @@ fn a_failed_sync_is_never_tried_again() {
     }
     wal.append_entry("other", None, "goes on", true).unwrap();
     assert!(matches!(wal.shutdown(), Err(WalError::Poisoned { .. })));
-    let wal = Wal::open_in(Arc::new(sim.after_kill()), options().0).unwrap();
+    let wal = Wal::open_in(Arc::new(sim.after_kill()), options().0.journal_bytes(0)).unwrap();
     assert!(!wal.recovery_report().clean);
     assert_eq!(contents(&wal, "k"), ["safe"], "the page that was lost is not believed");
     assert_eq!(contents(&wal, "other"), ["safe", "goes on"]);

@@ -23,7 +23,9 @@ const KEYS: [&str; 3] = ["orders", "x", "payments/eu"];
 const SECTOR: usize = 512;
 
 fn open(image: &Image, clock: &Arc<ManualClock>) -> Result<Wal, WalError> {
-    let options = WalOptions::with_retention(Duration::from_secs(1_000)).clock(clock.clone());
+    let options = WalOptions::with_retention(Duration::from_secs(1_000))
+        .journal_bytes(0)
+        .clock(clock.clone());
     Wal::open_in(Arc::new(SimDir::from_image(image, 1)), options)
 }
 
@@ -52,7 +54,9 @@ impl Sample {
     fn new(closed: bool, appends: u64, largest: u64, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::new(EPOCH_MS));
         let dir = SimDir::new(seed);
-        let options = WalOptions::with_retention(Duration::from_secs(1_000)).clock(clock.clone());
+        let options = WalOptions::with_retention(Duration::from_secs(1_000))
+            .journal_bytes(0)
+            .clock(clock.clone());
         let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
         let mut random = Random(seed);
         let mut serial = 0;

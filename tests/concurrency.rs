@@ -29,6 +29,9 @@ fn the_public_types_cross_threads() {
     fn crosses<T: Send + Sync>() {}
     crosses::<Wal>();
     crosses::<keywal::Entries<'_>>();
+    crosses::<keywal::Merge<'_>>();
+    crosses::<keywal::Follow<Arc<Wal>>>();
+    crosses::<keywal::Canceller>();
     crosses::<WalError>();
 }
 

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use keywal::fs::sim::SimDir;
 use keywal::{ManualClock, Wal, WalError, WalOptions};
 
+mod common;
+
 const T0: u64 = 1_700_000_000_000;
 const BINARY: &[u8] = b"\x00\xff Bin/\"key\"\n";
 /// Two keys with one hash.
@@ -38,6 +40,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Windows of 10 s, kept for 100 s.
 fn options(clock: &Arc<ManualClock>) -> WalOptions {
     WalOptions::with_retention(Duration::from_secs(100))
+        .journal_bytes(0)
         .max_segment_bytes(4096)
         .max_entry_bytes(4000)
         .clock(clock.clone())
@@ -508,4 +511,32 @@ fn the_specification_reads_the_golden_directory() {
     if has_python() {
         assert_eq!(verify(&golden_dir()), (golden_rows(), Vec::new()));
     }
+}
+
+/// A snapshot reads like its original, and one that is not finished is not read.
+#[test]
+fn a_snapshot_is_read_by_both() {
+    if !has_python() {
+        return;
+    }
+    let (dir, clock) = directory_at("dropped after removals");
+    let (rows, ..) = read_copy(dir.path(), &clock);
+    let home = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), options(&clock)).unwrap();
+    wal.snapshot(home.path()).unwrap();
+    let (found, damage) = verify(home.path());
+    assert_eq!((&found, damage.len()), (&rows, 0));
+
+    let path = home.path().join("META");
+    let mut facts = fs::read(&path).unwrap();
+    for slot in [0, 4096] {
+        facts[slot + 10] |= 4;
+    }
+    common::forge::reseal("META", &mut facts);
+    fs::write(&path, facts).unwrap();
+    let opened = Wal::new(home.path(), options(&clock));
+    assert!(matches!(opened, Err(WalError::Incomplete { .. })));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify.py");
+    let output = Command::new("python3").arg("-B").arg(script).arg(home.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not finished"), "{output:?}");
 }

@@ -593,7 +593,9 @@ fn a_key_is_found_again_whatever_the_compiler() {
 fn a_cut_off_creation_among_dropped_segments_is_no_damage() {
     let clock = Arc::new(ManualClock::new(NOW));
     let open = |sim: &SimDir| {
-        let options = WalOptions::with_retention(Duration::from_secs(100)).clock(clock.clone());
+        let options = WalOptions::with_retention(Duration::from_secs(100))
+            .journal_bytes(0)
+            .clock(clock.clone());
         Wal::open_in(Arc::new(sim.clone()), options).unwrap()
     };
     let sim = SimDir::new(1);

@@ -47,6 +47,7 @@ contract! {
     sync_changes_nothing_visible
     lock_is_exclusive_until_dropped
     directories_share_one_place
+    links_share_one_file
     random_differs
 }
 
@@ -453,4 +454,25 @@ mod real_only {
         fs::write(&path, b"").unwrap();
         assert!(OsDir::open(&path, 0o700, 0o600).is_err());
     }
+}
+
+/// A folder next to the directory: of the same disk.
+fn links_share_one_file(open: Open) {
+    let dir = open();
+    let other: Box<dyn Dir> = match dir.as_any().and_then(|dir| dir.downcast_ref::<SimDir>()) {
+        Some(sim) => Box::new(sim.folder("other")),
+        None => Box::new(OsDir::open(&dir.path().with_file_name("other"), 0o700, 0o600).unwrap()),
+    };
+    assert_eq!(kind(other.link(&*dir, "a")), ErrorKind::NotFound);
+    let file = create(&*dir, "a", b"content");
+    other.link(&*dir, "a").unwrap();
+    assert_eq!((names(&*dir), names(&*other)), (vec!["a".into()], vec!["a".into()]));
+    assert_eq!(kind(other.link(&*dir, "a")), ErrorKind::AlreadyExists);
+    put(&*file, b"C", 0).unwrap();
+    assert_eq!(all(&*other.open("a", OpenMode::Read).unwrap()), b"Content");
+    dir.remove("a").unwrap();
+    assert_eq!(all(&*other.open("a", OpenMode::Read).unwrap()), b"Content");
+    other.sync().unwrap();
+    let elsewhere = SimDir::new(2);
+    assert_eq!(kind(elsewhere.link(&*other, "a")), ErrorKind::CrossesDevices);
 }

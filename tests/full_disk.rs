@@ -673,7 +673,7 @@ fn numbered(number: u64) -> Bytes {
 #[test]
 fn appender_with_a_limit() {
     let Some(dir) = child::started_as("appender_with_a_limit") else { return };
-    let wal = Wal::new(dir, WalOptions::default()).unwrap();
+    let wal = Wal::new(dir, WalOptions::default().journal_bytes(0)).unwrap();
     limit_files(Some(LIMIT));
     for number in 0.. {
         wal.append_entry("k", None, numbered(number), false).unwrap();
@@ -689,7 +689,7 @@ fn a_signal_for_a_file_too_large_costs_nothing() {
     assert_eq!(child.status.signal(), Some(25), "{child:?}");
     let acked = String::from_utf8(child.stdout).unwrap().matches("ack").count();
     assert!(acked > 10, "{acked}");
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), WalOptions::default().journal_bytes(0)).unwrap();
     let report = wal.recovery_report();
     assert_eq!((report.damaged.len(), report.torn.len()), (0, 1), "{report:?}");
     let stored: Vec<Bytes> = wal.enumerate_records("k").unwrap().collect::<Result<_, _>>().unwrap();

@@ -30,6 +30,7 @@ const LINEAR: u64 = 5;
 
 fn options(max_entry_bytes: usize) -> WalOptions {
     WalOptions::default()
+        .journal_bytes(0)
         .max_entry_bytes(max_entry_bytes as u64)
         .clock(Arc::new(ManualClock::new(EPOCH_MS)))
 }

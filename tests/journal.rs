@@ -212,6 +212,44 @@ fn a_flipped_bit_costs_no_more_than_the_entry_it_hit_and_is_reported() {
     }
 }
 
+#[test]
+fn what_stands_in_a_segments_place_keeps_the_journal_from_being_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = Wal::new(dir.path(), options()).unwrap();
+    let reference = wal.append_entry("k", None, "0", true).unwrap();
+    drop(wal);
+    let file = dir.path().join(format!("k-{:016x}-0001.log", reference.key_hash));
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let refused = Wal::new(dir.path(), options());
+    assert!(matches!(&refused, Err(WalError::Io { path, .. }) if *path == file), "{refused:?}");
+    fs::remove_dir(&file).unwrap();
+    let wal = Wal::new(dir.path(), options()).unwrap();
+    assert_eq!(contents(&wal, "k"), numbers(1));
+}
+
+// ---- a thread of its own ----
+
+#[test]
+fn a_maintenance_thread_moves_entries_on_and_ends_with_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = WalOptions::default().journal_bytes(65_536).maintenance_thread(true);
+    for ends in ["dropped", "shut down", "destroyed"] {
+        let wal = Wal::new(dir.path(), options.clone()).unwrap();
+        let written = contents(&wal, "k").len();
+        for number in written..written + 2_000 {
+            wal.append_entry("k", None, number.to_string(), number % 100 == 0).unwrap();
+        }
+        assert_eq!(contents(&wal, "k"), numbers(written + 2_000));
+        match ends {
+            "dropped" => drop(wal),
+            "shut down" => wal.shutdown().unwrap(),
+            _ => wal.destroy().unwrap(),
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 // ---- several keys at once ----
 
 fn entry(key: impl AsRef<[u8]>, content: &str) -> (Vec<u8>, Option<Bytes>, Bytes) {
@@ -240,7 +278,7 @@ fn entries_of_several_keys_come_back_in_their_order_with_one_sync() {
 #[test]
 fn entries_of_several_keys_need_a_journal_and_those_of_one_key_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
+    let wal = Wal::new(dir.path(), WalOptions::default().journal_bytes(0)).unwrap();
     wal.append_many([entry("a", "0"), entry("a", "1")], true).unwrap();
     let refused = wal.append_many([entry("a", "x"), entry("b", "x")], true);
     assert!(matches!(refused, Err(WalError::NoJournal)), "{refused:?}");

@@ -108,16 +108,18 @@ mod forked {
         let dir = tempfile::tempdir().unwrap();
         let wal = Wal::new(dir.path(), WalOptions::default()).unwrap();
         wal.append_entry("k", None, "parent", false).unwrap();
-        // SAFETY: the child only makes calls that are refused before they touch a lock or the heap, and
-        // leaves with `_exit`.
+        let mut follow = wal.follow("k", 1).unwrap();
+        // SAFETY: the child only makes calls that are refused before they touch the heap, or a lock that
+        // another thread could have, and leaves with `_exit`.
         let status = unsafe {
             match fork() {
                 0 => {
-                    let refused =
-                        matches!(wal.append_entry("k", None, "child", true), Err(WalError::Forked))
+                    let refused = matches!(wal.append_entry("k", None, "child", true), Err(WalError::Forked))
                             && matches!(wal.sync(), Err(WalError::Forked))
                             && matches!(wal.compact(), Err(WalError::Forked))
-                            && matches!(wal.shutdown(), Err(WalError::Forked));
+                            && matches!(wal.shutdown(), Err(WalError::Forked))
+                            // Nothing can come, so it does not wait.
+                            && matches!(follow.next(), Some(Err(WalError::Forked)));
                     _exit(i32::from(!refused));
                 }
                 child => {

@@ -58,10 +58,12 @@ def read_meta(data):
             continue
         m = fields(slot, 8, "<HHIQQQQQQQI", "version flags floor generation directory_id dropped_through interrupted "
                    "files digest journal_bytes epoch")
-        if m.version != 1 or m.flags > 1 or any(slot[76:124]):
+        if m.version != 1 or m.flags > 7 or any(slot[76:124]):
             sys.exit("META is of a newer version of the format")
         slots.append(m)
     best = max(slots, key=lambda m: m.generation, default=None)
+    if best and best.flags & 4:
+        sys.exit("the directory is a copy that is not finished")
     if best:
         best.clean = best.flags & 1 and len(slots) == 2
     return best

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use keywal::typed::{Aggregate, Event};
 use serde::{Deserialize, Serialize};
 
 type Result<T, E = Refused> = std::result::Result<T, E>;
@@ -24,12 +24,6 @@ fn require(holds: bool, rule: &'static str) -> Result<()> {
     if holds { Ok(()) } else { Err(Refused(rule)) }
 }
 
-/// State made of events. Its commands are methods that look at it and answer with an event, or refuse.
-pub trait Aggregate: Default {
-    type Event: Serialize + DeserializeOwned;
-    fn apply(&mut self, event: Self::Event);
-}
-
 #[derive(Serialize, Deserialize)]
 pub enum UserEvent {
     Registered { name: String, email: String },
@@ -37,7 +31,21 @@ pub enum UserEvent {
     PointsEarned { points: u64 },
 }
 
-#[derive(Default, Debug, PartialEq)]
+impl Event for UserEvent {
+    const TYPES: &'static [(&'static str, u32)] =
+        &[("registered", 1), ("email_changed", 1), ("points_earned", 1)];
+
+    fn event_type(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "registered",
+            Self::EmailChanged { .. } => "email_changed",
+            Self::PointsEarned { .. } => "points_earned",
+        }
+    }
+}
+
+/// Its commands are methods that look at it and answer with an event, or refuse.
+#[derive(Serialize, Deserialize, Default, Debug, PartialEq)]
 pub struct User {
     pub name: Option<String>,
     pub email: String,
@@ -46,6 +54,7 @@ pub struct User {
 
 impl Aggregate for User {
     type Event = UserEvent;
+    const NAME: &'static str = "user";
 
     fn apply(&mut self, event: UserEvent) {
         match event {
@@ -80,7 +89,20 @@ pub enum OrderEvent {
     Confirmed { user: String, cents: u64 },
 }
 
-#[derive(Default)]
+impl Event for OrderEvent {
+    const TYPES: &'static [(&'static str, u32)] =
+        &[("placed", 1), ("line_added", 1), ("confirmed", 1)];
+
+    fn event_type(&self) -> &'static str {
+        match self {
+            Self::Placed { .. } => "placed",
+            Self::LineAdded { .. } => "line_added",
+            Self::Confirmed { .. } => "confirmed",
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize, Default)]
 pub struct Order {
     user: Option<String>,
     pub lines: Vec<(String, u64)>,
@@ -89,6 +111,7 @@ pub struct Order {
 
 impl Aggregate for Order {
     type Event = OrderEvent;
+    const NAME: &'static str = "order";
 
     fn apply(&mut self, event: OrderEvent) {
         match event {

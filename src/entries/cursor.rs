@@ -71,6 +71,18 @@ impl Cursor {
         Self { segment, present: *present, walk, wanted, expected, damage: None }
     }
 
+    /// Reads on from `start`, where the entry with index `expected` will be, if there is one.
+    pub(super) fn resume(
+        segment: Arc<Segment>,
+        present: &Present,
+        start: u32,
+        expected: u64,
+        wanted: u64,
+    ) -> Self {
+        let cursor = Self::new(segment, present, start, wanted, scan::CHUNK_BYTES);
+        Self { expected: Some(expected), ..cursor }
+    }
+
     /// Everything before this index has been returned or reported.
     pub(super) fn reached(&self) -> u64 {
         self.expected.unwrap_or(0)

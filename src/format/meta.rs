@@ -5,6 +5,8 @@ use super::{Fields, FormatError};
 const MAGIC: [u8; 8] = *b"KEYWMETA";
 const VERSION: u16 = 1;
 const FLAG_CLEAN: u16 = 1;
+const FLAG_COPY: u16 = 2;
+const FLAG_INCOMPLETE: u16 = 4;
 const RESERVED_BYTES: usize = 48;
 
 /// Where the two slots are. A slot lies in one sector, the two in different pages.
@@ -15,6 +17,10 @@ pub(crate) const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 pub(crate) struct Meta {
     /// Everything was synced and marked, and nothing was written since.
     pub(crate) clean: bool,
+    /// The directory was put together from the files of another one, and never opened since.
+    pub(crate) copy: bool,
+    /// That is not finished: some of it is missing, or may be lost with the power.
+    pub(crate) incomplete: bool,
     /// New segments get a sequence above this.
     pub(crate) floor: u32,
     pub(crate) generation: u64,
@@ -38,7 +44,10 @@ impl Meta {
         let mut out = Vec::with_capacity(Self::BYTES);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.extend(if self.clean { FLAG_CLEAN } else { 0 }.to_le_bytes());
+        let flags =
+            [(self.clean, FLAG_CLEAN), (self.copy, FLAG_COPY), (self.incomplete, FLAG_INCOMPLETE)];
+        let flags = flags.iter().fold(0, |all, (set, flag)| if *set { all | flag } else { all });
+        out.extend(flags.to_le_bytes());
         out.extend(self.floor.to_le_bytes());
         out.extend(self.generation.to_le_bytes());
         out.extend(self.directory_id.to_le_bytes());
@@ -66,6 +75,8 @@ impl Meta {
         let flags = fields.u16()?;
         let meta = Self {
             clean: flags & FLAG_CLEAN != 0,
+            copy: flags & FLAG_COPY != 0,
+            incomplete: flags & FLAG_INCOMPLETE != 0,
             floor: fields.u32()?,
             generation: fields.u64()?,
             directory_id: fields.u64()?,
@@ -77,7 +88,8 @@ impl Meta {
             epoch: fields.u32()?,
         };
         let reserved = fields.array::<RESERVED_BYTES>()?;
-        if version != VERSION || flags & !FLAG_CLEAN != 0 || reserved != [0; RESERVED_BYTES] {
+        let known = FLAG_CLEAN | FLAG_COPY | FLAG_INCOMPLETE;
+        if version != VERSION || flags & !known != 0 || reserved != [0; RESERVED_BYTES] {
             return Err(FormatError::Newer(version));
         }
         Ok(meta)
@@ -91,6 +103,8 @@ mod tests {
     fn sample() -> Meta {
         Meta {
             clean: true,
+            copy: true,
+            incomplete: true,
             floor: 9,
             generation: 1 << 33,
             directory_id: 2,
@@ -116,7 +130,7 @@ mod tests {
 
     #[test]
     fn newer_formats_are_told_from_damage() {
-        for (at, value) in [(8, 2), (10, 2), (76, 1)] {
+        for (at, value) in [(8, 2), (10, 8), (76, 1)] {
             let mut bytes: [u8; Meta::BYTES] = sample().to_bytes().try_into().unwrap();
             bytes[at] = value;
             let checksum = crc32fast::hash(&bytes[..124]).to_le_bytes();

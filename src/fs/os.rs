@@ -1,6 +1,7 @@
 //! The real file system. But for the memory of `map.rs`, the only file of the crate that calls the
 //! operating system.
 
+use std::any::Any;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
@@ -51,6 +52,13 @@ impl OsDir {
         )?;
         let file_mode = Mode::from_bits_truncate(file_mode);
         Ok(Self { path: path.to_owned(), dir, file_mode })
+    }
+
+    /// Opens `path`, which must exist, and changes nothing.
+    pub fn existing(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { path: path.to_owned(), dir, file_mode: Mode::empty() })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<std::fs::File> {
@@ -114,6 +122,18 @@ impl Dir for OsDir {
         Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?)
     }
 
+    fn link(&self, from: &dyn Dir, name: &str) -> io::Result<()> {
+        let from = from.as_any().and_then(|from| from.downcast_ref::<Self>());
+        let from = from.ok_or(io::ErrorKind::CrossesDevices)?;
+        // Only a regular file opens.
+        drop(from.open_file(name, OFlags::RDONLY)?);
+        Ok(rustix::fs::linkat(&from.dir, name, &self.dir, name, AtFlags::empty())?)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
@@ -128,6 +148,11 @@ impl Dir for OsDir {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         hasher.write_u128(now.as_nanos());
         hasher.finish()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 }
 

@@ -14,6 +14,7 @@
 //! otherwise, and [`SimDir::from_image`] boots on the result. [`SimDir::after_kill`] is the death of
 //! the process alone. [`SimDir::inject`] fails calls. The lock is not a file here and not listed.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
@@ -28,6 +29,7 @@ use crate::primitives::{Mutex, MutexGuard};
 
 mod crash;
 mod fault;
+mod folder;
 mod mapping;
 #[cfg(test)]
 mod tests;
@@ -98,6 +100,8 @@ impl fmt::Debug for Image {
 pub enum Op {
     /// A new, empty file.
     Create { name: Arc<str>, inode: usize },
+    /// A file has another name, too.
+    Link { name: Arc<str>, inode: usize },
     /// A name is gone.
     Unlink { name: Arc<str> },
     /// Bytes arrived in the cache; of a short write, those that did.
@@ -108,14 +112,17 @@ pub enum Op {
     SyncFile { inode: usize },
     /// A sync failed: whatever of the file was not durable is lost.
     LoseFile { inode: usize },
-    /// All names became durable.
+    /// All names of the directory became durable.
     SyncDir,
+    /// All names of a folder of it did.
+    SyncFolder { folder: Arc<str> },
 }
 
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create { name, inode } => write!(f, "create {name} #{inode}"),
+            Self::Link { name, inode } => write!(f, "link {name} #{inode}"),
             Self::Unlink { name } => write!(f, "unlink {name}"),
             Self::Write { inode, offset, data } => {
                 write!(f, "write #{inode} {offset}+{}", data.len())
@@ -124,6 +131,7 @@ impl fmt::Debug for Op {
             Self::SyncFile { inode } => write!(f, "sync #{inode}"),
             Self::LoseFile { inode } => write!(f, "sync #{inode} failed"),
             Self::SyncDir => write!(f, "sync_dir"),
+            Self::SyncFolder { folder } => write!(f, "sync_dir {folder}"),
         }
     }
 }
@@ -143,7 +151,8 @@ struct State {
     names: BTreeMap<Name, usize>,
     inodes: Vec<Inode>,
     special: BTreeSet<String>,
-    locked: bool,
+    /// The folders that are locked.
+    locked: BTreeSet<Name>,
     boot: u64,
     random: Random,
     capacity: Option<u64>,
@@ -171,11 +180,15 @@ impl State {
         outcome.unwrap_or(Ok(usize::MAX))
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let used = self.names.values().map(|linked| len_u64(self.inodes[*linked].cache.len()));
+        Some(self.capacity?.saturating_sub(used.sum()))
+    }
+
     /// How many of the bytes from `offset` to `end` of a file the disk has room for.
     fn room(&self, inode: usize, offset: usize, end: usize) -> usize {
-        let Some(capacity) = self.capacity else { return end - offset };
-        let used = self.names.values().map(|linked| len_u64(self.inodes[*linked].cache.len()));
-        let free = usize::try_from(capacity.saturating_sub(used.sum())).unwrap_or(usize::MAX);
+        let Some(free) = self.free_bytes() else { return end - offset };
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
         let len = self.inodes[inode].cache.len();
         end.min(len.saturating_add(free)).saturating_sub(offset)
     }
@@ -187,6 +200,7 @@ impl State {
                 self.inodes.push(Inode::default());
                 self.names.insert(name.clone(), inode);
             }
+            Op::Link { ref name, inode } => drop(self.names.insert(name.clone(), inode)),
             Op::Unlink { ref name } => drop(self.names.remove(name)),
             Op::Write { inode, offset, ref data } => {
                 write(Arc::make_mut(&mut self.inodes[inode].cache), offset, data);
@@ -195,7 +209,7 @@ impl State {
                 Arc::make_mut(&mut self.inodes[inode].cache).resize(bytes, 0);
             }
             Op::LoseFile { inode } => self.inodes[inode].lossy = true,
-            Op::SyncFile { .. } | Op::SyncDir => {}
+            Op::SyncFile { .. } | Op::SyncDir | Op::SyncFolder { .. } => {}
         }
     }
 
@@ -208,7 +222,11 @@ impl State {
 
 /// A simulated directory. Clones are the same directory.
 #[derive(Clone)]
-pub struct SimDir(Arc<Mutex<State>>);
+pub struct SimDir {
+    disk: Arc<Mutex<State>>,
+    /// What its names begin with: nothing, or a folder and a slash. See [`Self::folder`].
+    prefix: Name,
+}
 
 impl SimDir {
     /// An empty directory.
@@ -228,7 +246,7 @@ impl SimDir {
             names: image.files.keys().cloned().zip(0..).collect(),
             inodes: image.files.values().map(inode).collect(),
             special: BTreeSet::new(),
-            locked: false,
+            locked: BTreeSet::new(),
             boot,
             random,
             capacity: None,
@@ -240,11 +258,11 @@ impl SimDir {
     }
 
     fn with(state: State) -> Self {
-        Self(Arc::new(Mutex::new(state)))
+        Self { disk: Arc::new(Mutex::new(state)), prefix: Name::from("") }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directory as the next process finds it when this one dies now: the kernel, its cache and
@@ -254,7 +272,7 @@ impl SimDir {
     pub fn after_kill(&self) -> Self {
         let state = self.state().clone();
         Self::with(State {
-            locked: false,
+            locked: BTreeSet::new(),
             faults: Vec::new(),
             faults_hit: 0,
             calls: Vec::new(),
@@ -346,16 +364,15 @@ impl fmt::Debug for SimDir {
 
 impl Dir for SimDir {
     fn path(&self) -> &Path {
-        Path::new("/simulated")
+        if self.prefix.is_empty() { Path::new("/simulated") } else { Path::new(&*self.prefix) }
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
         let mut state = self.state();
         state.enter(CallKind::Lock, None)?;
-        if state.locked {
+        if !state.locked.insert(self.prefix.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        state.locked = true;
         Ok(Box::new(SimLock(self.clone())))
     }
 
@@ -365,13 +382,13 @@ impl Dir for SimDir {
         let files: Vec<Name> = state.names.keys().cloned().collect();
         let special = state.special.clone();
         drop(state);
-        for name in files.iter().map(|name| &**name).chain(special.iter().map(String::as_str)) {
-            each(OsStr::new(name));
-        }
+        let all = files.iter().map(|name| &**name).chain(special.iter().map(String::as_str));
+        all.filter_map(|name| self.own(name)).for_each(|name| each(OsStr::new(name)));
         Ok(())
     }
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        let name = &*self.full(name);
         let mut state = self.state();
         let create = mode == OpenMode::CreateNew;
         state.enter(if create { CallKind::Create } else { CallKind::Open }, Some(name))?;
@@ -398,6 +415,7 @@ impl Dir for SimDir {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        let name = &*self.full(name);
         let mut state = self.state();
         state.enter(CallKind::Remove, Some(name))?;
         if state.special.remove(name) {
@@ -410,15 +428,27 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn link(&self, from: &dyn Dir, name: &str) -> io::Result<()> {
+        self.link_from(from, name)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
         state.enter(CallKind::SyncDir, None)?;
-        state.trace.push(Op::SyncDir);
+        state.trace.push(self.synced());
         Ok(())
     }
 
     fn random(&self) -> u64 {
         self.state().random.next()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.state().free_bytes().unwrap_or(u64::MAX))
     }
 }
 
@@ -429,7 +459,7 @@ impl Lock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.0.state().locked = false;
+        self.0.state().locked.remove(&self.0.prefix);
     }
 }
 

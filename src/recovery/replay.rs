@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use ahash::HashMap;
+
 use super::{Listing, in_parallel};
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
@@ -17,7 +19,9 @@ use crate::options::JOURNAL_BYTES;
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
-use crate::segment::{OpenError, Segment};
+use crate::segment::{Access, OpenError, Overlay, Segment};
+
+const JOURNAL_LOST: &str = "the journal is missing or cut off, and what only it had is lost";
 
 /// What replaying did. It survives power loss.
 #[derive(Debug, Default)]
@@ -52,9 +56,9 @@ pub(super) fn replay(
 ) -> Result<Replayed> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
-    let (journal, bytes) = Journal::open(dir, meta).map_err(error)?;
+    let (journal, bytes) = Journal::open(dir, meta, OpenMode::Write).map_err(error)?;
     if bytes < meta.journal_bytes {
-        let what = "the journal is missing or cut off, and what only it had is lost".to_owned();
+        let what = JOURNAL_LOST.to_owned();
         let finding = Finding { path: path.clone(), offset: bytes, bytes: 0, what };
         RecoveryReport::note(&mut report.damaged, finding);
     }
@@ -93,6 +97,79 @@ pub(super) fn replay(
     Ok(replayed)
 }
 
+/// How often a journal that somebody writes to is looked at until one look is as good as a moment.
+const MAX_LOOKS: usize = 4;
+
+/// What a look at a journal that somebody may be writing to has found.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    pub(super) overlays: HashMap<SegmentId, Overlay>,
+    pub(super) damaged: Vec<Finding>,
+}
+
+/// What the journal has of each segment, copied. Whatever was in it when this was called is in the copy, or
+/// has been moved to its segment by the time this returns.
+pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
+    let path = dir.path().join(JOURNAL_NAME);
+    let error = |source| WalError::io(&path, "read the journal", source);
+    let mut copied = Copied::default();
+    let (journal, bytes) = Journal::open(dir, meta, OpenMode::Read).map_err(error)?;
+    if journal.is_none() || bytes < meta.journal_bytes {
+        let what = JOURNAL_LOST.to_owned();
+        copied.damaged.push(Finding { path: path.clone(), offset: bytes, bytes: 0, what });
+    }
+    let Some(journal) = journal else { return Ok(copied) };
+    let mut survey = journal.survey(meta.epoch).map_err(error)?;
+    let mut in_order = None;
+    for _ in 0..MAX_LOOKS {
+        let mut damaged = Vec::new();
+        let records = journal.records(&survey, &mut |damage, at: u64, bytes, what: &str| {
+            if damage {
+                let offset = at & journal.capacity.saturating_sub(1);
+                let what = what.to_owned();
+                RecoveryReport::note(
+                    &mut damaged,
+                    Finding { path: path.clone(), offset, bytes, what },
+                );
+            }
+        });
+        let records = records.map_err(error)?;
+        let end = records.last().map_or(survey.tail, RecordHeader::next);
+        let whole = survey.positions.last().is_none_or(|last| *last < end);
+        // What has been written over meanwhile looks like damage, or like the end.
+        let sure = whole && damaged.is_empty() || {
+            let again = journal.survey(meta.epoch).map_err(error)?;
+            let same = again.positions == survey.positions;
+            survey = again;
+            same
+        };
+        if sure {
+            copied.damaged = damaged;
+            in_order = Some(records);
+            break;
+        }
+    }
+    let records = if let Some(records) = in_order {
+        records
+    } else {
+        // It changes too fast. Each record that is whole is what its segment has, or will have.
+        let mut records = Vec::new();
+        for position in survey.positions.iter().filter(|position| **position >= survey.tail) {
+            records.extend(journal.record(&survey, *position).map_err(error)?);
+        }
+        records
+    };
+    for header in records.iter().filter(|header| header.record.body == Body::Frames) {
+        let body = journal.body(header).map_err(error)?;
+        // If it has been written over by now, the segment has it.
+        if header.record.check(&body) {
+            let overlay = copied.overlays.entry(header.record.segment).or_default();
+            overlay.insert(header.record.offset, body);
+        }
+    }
+    Ok(copied)
+}
+
 /// The records of each segment, and the newest dropped segment of each key.
 fn by_segment(
     records: &[RecordHeader],
@@ -115,8 +192,8 @@ fn by_segment(
 
 impl Journal {
     /// With the length of the file. `None`: there is none, or what there is cannot be one.
-    fn open(dir: &dyn Dir, meta: &Meta) -> io::Result<(Option<Self>, u64)> {
-        let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
+    fn open(dir: &dyn Dir, meta: &Meta, mode: OpenMode) -> io::Result<(Option<Self>, u64)> {
+        let file = match dir.open(JOURNAL_NAME, mode) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -127,8 +204,10 @@ impl Journal {
             }
             result => result?,
         };
-        file.sync_data()?;
-        file.drop_cache()?;
+        if mode == OpenMode::Write {
+            file.sync_data()?;
+            file.drop_cache()?;
+        }
         let bytes = file.len()?;
         // Where records stand depends on the length it had.
         let capacity = if meta.journal_bytes > 0 { meta.journal_bytes } else { bytes };
@@ -347,8 +426,6 @@ impl Target<'_> {
                 }
                 Ok(Some((self.dir.open(&name, OpenMode::CreateNew)?, true)))
             }
-            // Something else is in its place, which is reported where the key is looked at.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
             result => Ok(Some((result?, false))),
         };
         let opened: io::Result<Option<(Box<dyn File>, bool)>> = open();
@@ -364,7 +441,7 @@ impl Target<'_> {
             if !sequences.contains(&self.id.sequence) {
                 continue;
             }
-            match Segment::open(self.dir, self.id, label, self.directory_id, false, None) {
+            match Segment::open(self.dir, self.id, label, self.directory_id, Access::Write, None) {
                 Ok((segment, _)) if segment.seed == header.record.seed => {
                     let name = self.id.file_name(label);
                     let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {

@@ -4,6 +4,7 @@
 //! [`Content::settle`] writes what the file does not have yet, in one go; readers that come upon bytes
 //! which are not in the file yet do that first. Where it fails (a full disk), they read from the journal.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 
@@ -21,6 +22,43 @@ const WRITE_BYTES: usize = 256 << 10;
 pub(crate) struct Content {
     file: Box<dyn File>,
     pending: Option<Pending>,
+    overlay: Option<Arc<Overlay>>,
+}
+
+/// What the journal has of a segment, copied for who may not move it on: by offset.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay(BTreeMap<u64, Vec<u8>>);
+
+impl Overlay {
+    pub(crate) fn insert(&mut self, offset: u32, bytes: Vec<u8>) {
+        self.0.insert(u64::from(offset), bytes);
+    }
+
+    /// Length of the segment whose file has `bytes` bytes: up to the first gap.
+    fn len(&self, bytes: u64) -> u64 {
+        let ends = self
+            .0
+            .iter()
+            .map(|(offset, piece)| (*offset, offset.saturating_add(len_u64(piece.len()))));
+        ends.fold(bytes, |len, (start, end)| if start <= len { len.max(end) } else { len })
+    }
+
+    fn read_at(&self, file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some((start, piece)) = self.0.range(..=offset).next_back() {
+            let skip = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
+            if let Some(found @ [_, ..]) = piece.get(skip..) {
+                let bytes = found.len().min(buffer.len());
+                if let (Some(to), Some(from)) = (buffer.get_mut(..bytes), found.get(..bytes)) {
+                    to.copy_from_slice(from);
+                }
+                return Ok(bytes);
+            }
+        }
+        let next = self.0.range(offset..).next().map_or(u64::MAX, |(start, _)| *start);
+        let room = usize::try_from(next.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let part = buffer.len().min(room);
+        file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset)
+    }
 }
 
 /// A segment's part of the journal.
@@ -75,10 +113,11 @@ impl Pending {
                 || u64::from(self.applied.load(Ordering::Acquire)) <= durable)
     }
 
-    /// Whether the journal from `tail` on knows of the creation.
+    /// Whether the journal from `tail` on has the segment from its creation on. If the name is lost, so is
+    /// whatever was written to the file alone, durable or not.
     pub(crate) fn has_the_name(&self, tail: u64) -> bool {
         let created = self.created.load(Ordering::Acquire);
-        created != NOWHERE && created >= tail
+        created != NOWHERE && created >= tail && self.direct.load(Ordering::Acquire) == 0
     }
 
     /// Notes the record of the creation. Called before anybody can see the record.
@@ -182,7 +221,11 @@ impl Content {
             waits: AtomicBool::new(false),
             settling: Mutex::new(()),
         });
-        Self { file, pending }
+        Self { file, pending, overlay: None }
+    }
+
+    pub(crate) fn overlay(&mut self, overlay: Option<&Arc<Overlay>>) {
+        self.overlay = overlay.map(Arc::clone);
     }
 
     pub(crate) fn pending(&self) -> Option<&Pending> {
@@ -275,6 +318,9 @@ fn gone() -> io::Error {
 
 impl File for Content {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(overlay) = &self.overlay {
+            return overlay.read_at(&*self.file, buffer, offset);
+        }
         let Some(pending) = &self.pending else { return self.file.read_at(buffer, offset) };
         let applied = pending.applied.load(Ordering::Acquire);
         let end = offset.saturating_add(len_u64(buffer.len()));
@@ -310,7 +356,8 @@ impl File for Content {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        let bytes = self.file.len()?;
+        Ok(self.overlay.as_ref().map_or(bytes, |overlay| overlay.len(bytes)))
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

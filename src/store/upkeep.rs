@@ -17,13 +17,14 @@
 )]
 
 use std::io::{self, IoSlice};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ahash::{HashSet, HashSetExt};
 
 use super::Store;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
+use crate::observe;
 use crate::options::Durability;
 use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
 use crate::segment::{Extent, Pending, Segment};
@@ -150,6 +151,7 @@ impl Store {
                 // Nobody knows whether it is there; without the others it must not be.
                 Err(_) => segment.poison(),
             }
+            self.watch.changed(segment.id.key_hash);
         }
         synced
     }
@@ -244,7 +246,9 @@ impl Store {
         }
         let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
         // Why there is no room is found out by whoever then writes to the segment itself.
-        let _ = self.make_room(ring, bytes);
+        if let Err(error) = self.make_room(ring, bytes) {
+            observe::journal_upkeep_failed(&error);
+        }
         ring.append(pieces, promises, &mut placed).map_err(error)
     }
 
@@ -257,10 +261,31 @@ impl Store {
         if backlog < ring.capacity() / 4 {
             return;
         }
+        if let Some(bell) = self.bell.as_ref() {
+            bell.ring();
+            // It may have too much to do alone.
+            if backlog < ring.capacity() / 2 {
+                return;
+            }
+        }
         let Ok(_moving) = ring.moving.try_lock() else { return };
         let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
-        if let Ok(moved) = self.move_on(ring, share) {
-            if moved.saturating_sub(ring.tail()) >= ring.capacity() / 4 {
+        let result = self.move_on(ring, share).and_then(|moved| {
+            let due = moved.saturating_sub(ring.tail()) >= ring.capacity() / 4;
+            if due { self.retire(ring, moved) } else { Ok(()) }
+        });
+        if let Err(error) = result {
+            observe::journal_upkeep_failed(&error);
+        }
+    }
+
+    /// Moves records on whenever there are many, until the bell says that it is over. What fails is tried
+    /// again the next time, or when the space is needed.
+    pub(crate) fn keep_moving_on(&self) {
+        let (Some(ring), Some(bell)) = (&self.ring, &self.bell) else { return };
+        while bell.answer() {
+            let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(moved) = self.move_on(ring, ring.head()) {
                 let _ = self.retire(ring, moved);
             }
         }
@@ -268,6 +293,7 @@ impl Store {
 
     /// Frees space in the journal for records of so many bytes.
     fn make_room(&self, ring: &Ring, bytes: u64) -> Result<()> {
+        let _waiting = observe::waiting_for_the_journal();
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
         let moved = self.move_on(ring, ring.tail().saturating_add(wanted))?;
@@ -341,7 +367,9 @@ impl Store {
             pending.is_some_and(|pending| pending.has_the_rest(to, segment.durable_in_file()))
         };
         if segment.is_dirty() && !kept(&segment) {
-            segment.sync_bytes(segment.file_end(), &self.counters)?;
+            let synced = segment.sync_bytes(segment.file_end(), &self.counters);
+            self.watch.changed(id.key_hash);
+            synced?;
         }
         Ok(())
     }
@@ -373,6 +401,12 @@ impl Store {
 
     /// Makes the segment's frames up to `end`, and its name, survive power loss.
     pub(crate) fn make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
+        let result = self.try_make_durable(segment, end);
+        self.watch.changed(segment.id.key_hash);
+        result
+    }
+
+    fn try_make_durable(&self, segment: &Segment, end: u32) -> Result<()> {
         self.check_process()?;
         let in_file = segment.durable_in_file() >= u64::from(end);
         if segment.is_poisoned() && !in_file {
@@ -410,18 +444,36 @@ impl Store {
         self.sync_names(segment.name_change())
     }
 
+    /// Makes room for one more open file, if need be by syncing one.
+    pub(crate) fn make_room_for_file(&self) {
+        self.files.make_room(|victim| {
+            // A failure stays with the victim: its key is poisoned, its file stays open.
+            let _ = victim.sync_bytes(victim.extent().end, &self.counters);
+            self.watch.changed(victim.id.key_hash);
+        });
+    }
+
     /// Makes everything that was appended survive power loss.
     pub(crate) fn sync_all(&self) -> Result<()> {
+        let dirty = self.files.dirty();
+        let result = self.sync_segments(&dirty);
+        for segment in &dirty {
+            self.watch.changed(segment.id.key_hash);
+        }
+        result
+    }
+
+    fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
         // First: then it is only their bytes for which the journal has to stand, and it may have those of a
         // segment that a full disk has no room for.
         let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
         let mut last = 0;
-        for segment in self.files.dirty() {
+        for segment in dirty {
             let end = segment.extent().end;
             if segment.is_poisoned() {
                 result = result.and(Err(segment.poisoned()));
-            } else if let Some(mark) = self.promise(&segment, end) {
+            } else if let Some(mark) = self.promise(segment, end) {
                 last = last.max(mark);
                 promised.push((segment, end));
             } else {

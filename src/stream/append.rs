@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::{Phase, Stream, Writer};
 use crate::error::{Result, WalError};
 use crate::format::{FileHeader, FrameFlags, FrameHeader, MAX_SEQUENCE, label};
+use crate::observe;
 use crate::options::Durability;
 use crate::primitives::thread_local;
 use crate::report::count;
 use crate::retention;
 use crate::segment::{CreateError, Extent, Segment};
 use crate::store::{Frames, Past, Store};
+use crate::watch::End;
 
 /// Frames up to this size are copied together and written from one buffer; larger ones are gathered
 /// by the kernel.
@@ -79,6 +81,9 @@ impl Stream {
         payloads: &[Payload<'_>],
         durability: Durability,
     ) -> Result<Appended> {
+        if let Some(cut) = store.cuts.wanted() {
+            self.note_end(store, writer, cut);
+        }
         let spot = self.spot(store, writer, payloads, durability)?;
         match payloads {
             [payload] if spot.bytes() > COPY_BYTES || store.ring.is_some() => {
@@ -342,7 +347,7 @@ impl Stream {
         let sequence = segment.id.sequence;
         let extent = segment.extent();
         let segment = Arc::new(segment);
-        store.files.make_room(&store.counters);
+        store.make_room_for_file();
         {
             let mut catalog = self.catalog();
             catalog.push(sequence);
@@ -356,6 +361,7 @@ impl Stream {
         writer.phase = Phase::Active { marked: false };
         writer.last_ms = created_ms;
         count(&store.counters.created_segments, 1);
+        observe::segment_started(&segment.path, old.is_some());
         Ok(segment)
     }
 
@@ -412,6 +418,9 @@ impl Stream {
                 Err(CreateError::Debris(error)) => {
                     writer.highest = header.sequence;
                     writer.phase = Phase::Stuck;
+                    let path = self.path(store, header.sequence);
+                    observe::poisoned(&path, &error);
+                    store.watch.end(self.hash, &header.key, &End::Stuck(path));
                     return Err(error);
                 }
             }

@@ -27,6 +27,9 @@ impl Stream {
             if !sound && self.sequences() != sequences {
                 continue; // some were dropped meanwhile, which may look like a loss
             }
+            if !sound && store.reading.is_some() && self.look_again(store, newest.id.sequence)? {
+                continue; // as above, by another process
+            }
             if !chain.unused.is_empty() {
                 // They are no part of the stream, and no reference leads to them. When the key is removed,
                 // they may be all that is left of its files.

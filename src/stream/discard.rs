@@ -173,6 +173,8 @@ impl Stream {
         store.files.remove(self.id(sequence));
         drop(catalog);
         count(&store.counters.dropped_segments, 1);
+        count(&store.counters.dropped_bytes, u64::from(bytes));
+        count(&store.counters.dropped_entries, entries);
         report.dropped_segments = report.dropped_segments.saturating_add(1);
         report.dropped_bytes = report.dropped_bytes.saturating_add(u64::from(bytes));
         report.dropped_entries = report.dropped_entries.saturating_add(entries);

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
 use crate::report::{Finding, RecoveryReport};
-use crate::scan::{self, Scanned, Tail, TailState, scan};
-use crate::segment::{Extent, NO_HEADER, OpenError, Segment};
+use crate::scan::{self, Scanned, Tail, TailState, scan, scan_on};
+use crate::segment::{Extent, GONE, NO_HEADER, OpenError, Segment};
 use crate::store::{LostTail, Past, Store};
 
 /// What loading one stream found.
@@ -39,6 +39,7 @@ impl Stream {
         }
         let mut writer = self.writer();
         let findings = self.load(store, &mut writer)?;
+        store.damage.found(&findings.damaged);
         if !findings.removed.is_empty()
             && store.past != Past::Clean
             && store.check_writable().is_ok()
@@ -66,8 +67,10 @@ impl Stream {
             let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
             let ring = store.ring.as_ref();
-            match Segment::open(&*store.dir, id, &label, store.directory_id, distrust, ring) {
+            let access = store.access(distrust);
+            match Segment::open(&*store.dir, id, &label, store.directory_id, access, ring) {
                 Ok((segment, header)) => {
+                    let segment = segment.overlay(store.journal_of(id));
                     if let Some(lost) = findings.lost.as_ref().filter(|_| header.removed) {
                         return Err(lost.error());
                     }
@@ -86,6 +89,12 @@ impl Stream {
                     findings.interrupted(path, bytes, reason);
                     store.note_interrupted(&id.file_name(&label));
                 }
+                // Dropped by who writes. If that was the last one listed, there is a newer one by now, or the
+                // key was removed.
+                Err(OpenError::Header(GONE)) if store.reading.is_some() => {}
+                // Somebody has opened the directory since, and this is being created.
+                Err(OpenError::Header(NO_HEADER))
+                    if store.reading.is_some() && !distrust && !store.is_still_closed()? => {}
                 // None of ours, whatever its name.
                 Err(OpenError::Header(what @ "not a regular file")) => {
                     let what = what.to_owned();
@@ -100,6 +109,9 @@ impl Stream {
         }
         if let Some(lost) = &findings.lost {
             return Err(lost.error());
+        }
+        if store.reading.is_some() && self.look_again(store, u32::MAX)? {
+            return self.load(store, writer);
         }
         findings.highest = store.highest_used(&named, 0);
         writer.highest = findings.highest;
@@ -129,10 +141,19 @@ impl Stream {
         }
         let distrust = store.past != Past::Clean;
         let (tail, lost_tail) = match store.past {
-            Past::Clean if findings.lost.is_none() => closed_tail(&segment)?,
+            Past::Clean if findings.lost.is_none() => match closed_tail(&segment)? {
+                // Somebody has opened it since, and writes over the mark.
+                (_, Some(_)) if store.reading.is_some() && !store.is_still_closed()? => {
+                    (scan_live(store, &segment)?.tail, None)
+                }
+                closed => closed,
+            },
             Past::Clean => (scan_file(&segment, false)?.tail, None),
             Past::Unclean => {
-                let scanned = scan_file(&segment, false)?;
+                let scanned = match store.reading {
+                    Some(_) => scan_live(store, &segment)?,
+                    None => scan_file(&segment, false)?,
+                };
                 findings.take_in(&segment, &scanned);
                 (scanned.tail, None)
             }
@@ -212,6 +233,29 @@ fn scan_file(segment: &Segment, all_durable: bool) -> Result<Scanned> {
     let file_bytes = scan::reach(segment.file_bytes()?);
     scan(segment.file(), segment.seed, segment.frames_start, file_bytes, all_durable)
         .map_err(|source| segment.io_error("read the segment", source))
+}
+
+/// As [`scan_file`], of a segment that somebody may be writing to, and from where it was last known to
+/// end. Bytes that arrive while the file is read look like damage if those behind them are seen first; what
+/// is found twice is there.
+fn scan_live(store: &Store, segment: &Segment) -> Result<Scanned> {
+    let known = store.reading.as_ref().and_then(|reading| reading.tails.get(&segment.id)).copied();
+    let start = Tail::start(segment.frames_start);
+    let once = || {
+        let bytes = scan::reach(segment.file_bytes()?);
+        let from = known.filter(|known| known.end <= bytes).unwrap_or(start);
+        scan_on(segment.file(), segment.seed, from, bytes, false)
+            .map_err(|source| segment.io_error("read the segment", source))
+    };
+    let mut scanned = once()?;
+    while !scanned.damage.is_empty() {
+        let again = once()?;
+        if again.damage == scanned.damage {
+            break;
+        }
+        scanned = again;
+    }
+    Ok(scanned)
 }
 
 /// The extent of a sealed segment whose successor cannot tell it.

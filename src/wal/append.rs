@@ -6,6 +6,7 @@ use super::Wal;
 use super::read::check_key;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
+use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::report::count;
@@ -67,15 +68,51 @@ impl Wal {
         durable: impl Into<Durability>,
     ) -> Result<Vec<EntryRef>> {
         let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        if entries.is_empty() {
+            self.store.check_writable()?;
+            return Ok(Vec::new());
+        }
+        self.append_all(key.as_ref(), &entries, durable.into(), None)
+    }
+
+    /// As [`append_batch`](Self::append_batch), if the first entry gets the index `expected_next_index`. A
+    /// key that has no entries yet expects 0. An empty batch only checks the index.
+    ///
+    /// # Errors
+    /// [`Conflict`](WalError::Conflict) if the key is at another index; else as
+    /// [`append_batch`](Self::append_batch).
+    pub fn append_batch_if(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected_next_index: u64,
+        entries: impl IntoIterator<Item = (Option<Bytes>, Bytes)>,
+        durable: impl Into<Durability>,
+    ) -> Result<Vec<EntryRef>> {
+        let key = key.as_ref();
+        let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        if entries.is_empty() {
+            self.store.check_writable()?;
+            return match self.next_index(key)? {
+                actual if actual == expected_next_index => Ok(Vec::new()),
+                actual => Err(WalError::Conflict { expected: expected_next_index, actual }),
+            };
+        }
+        self.append_all(key, &entries, durable.into(), Some(expected_next_index))
+    }
+
+    /// Appends a batch of at least one entry.
+    fn append_all(
+        &self,
+        key: &[u8],
+        entries: &[(Option<Bytes>, Bytes)],
+        durability: Durability,
+        expected: Option<u64>,
+    ) -> Result<Vec<EntryRef>> {
         let payloads: Vec<Payload<'_>> = entries
             .iter()
             .map(|(header, content)| Payload { header: header.as_deref(), content })
             .collect();
-        if payloads.is_empty() {
-            self.store.check_writable()?;
-            return Ok(Vec::new());
-        }
-        let appended = self.append(key.as_ref(), &payloads, durable.into(), None)?;
+        let appended = self.append(key, &payloads, durability, expected)?;
         Ok(refs(&appended, &payloads).collect())
     }
 
@@ -107,8 +144,11 @@ impl Wal {
         expected: Option<u64>,
     ) -> Result<Appended> {
         let result = self.try_append(key, payloads, durability, expected);
-        if result.is_err() {
+        if let Err(error) = &result {
             count(&self.store.counters.failed_appends, 1);
+            let conflict = matches!(error, WalError::Conflict { .. });
+            count(&self.store.counters.conflicts, u64::from(conflict));
+            self.store.damage.note(error);
         }
         result
     }
@@ -124,12 +164,13 @@ impl Wal {
         store.check_writable()?;
         check_key(key)?;
         let bytes = self.check_sizes(payloads)?;
-        let appended = loop {
+        let (result, watched) = loop {
             let stream = self.streams.find_or_create(store, key)?;
             let mut writer = stream.writer();
             if writer.phase == Phase::Gone {
                 continue;
             }
+            let is_new = writer.phase == Phase::Empty;
             let result = store
                 .check_open()
                 .and_then(|()| match writer.phase {
@@ -141,8 +182,14 @@ impl Wal {
                 })
                 .and_then(|()| stream.append(store, &mut writer, payloads, durability));
             self.forget_if_empty(&stream, &mut writer);
-            break result?;
+            // Who waits for a key that does not exist knows nothing but its own hash.
+            let hash = if is_new { key_hash(key) } else { stream.hash };
+            break (result, store.watch.is_watched(hash).then_some(hash));
         };
+        if let Some(hash) = watched {
+            store.watch.wake(hash);
+        }
+        let appended = result?;
         count(&store.counters.appended_entries, len_u64(payloads.len()));
         count(&store.counters.appended_bytes, bytes);
         if durability == Durability::Disk {

@@ -5,11 +5,13 @@ use std::sync::PoisonError;
 use super::Wal;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
+use crate::observe;
 use crate::primitives::atomic::Ordering;
-use crate::report::{CompactionReport, Finding, MAX_LISTED};
+use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
 use crate::retention::drop_through_ms;
 use crate::store::Store;
 use crate::stream::{Expiry, Phase};
+use crate::watch::End;
 
 impl Wal {
     /// Drops the segments that have outlived the retention, of idle keys, too.
@@ -23,12 +25,22 @@ impl Wal {
     /// Those of syncing the directory or its facts. What could not be dropped for other reasons is in
     /// the report, and everything else was dropped.
     pub fn compact(&self) -> Result<CompactionReport> {
+        let _span = observe::compacting(self.store.dir.path());
+        let result = self.compact_all();
+        observe::compacted(&result);
+        count(&self.store.counters.compactions, 1);
+        self.watch.compacted(self.store.options.clock.monotonic_ms(), &result);
+        result
+    }
+
+    fn compact_all(&self) -> Result<CompactionReport> {
         let store = &self.store;
         store.check_writable()?;
         let mut report = CompactionReport::default();
         let clock = &store.options.clock;
         let now_ms = clock.now_ms();
         let mut guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let _discarding = store.discarding();
         store.check_open()?;
         store.saw_time(now_ms);
         if let Some((now_ms, monotonic_ms)) = store.set_back() {
@@ -57,7 +69,11 @@ impl Wal {
                     }
                     doomed.push((stream, segments));
                 }
-                Err(error) => report.fail(store, &error),
+                Err(error) => {
+                    // It may have been a sync.
+                    store.watch.changed(stream.hash);
+                    report.fail(store, &error);
+                }
             }
         }
         if doomed.is_empty() {
@@ -98,8 +114,14 @@ impl Wal {
     /// that the next call has space.
     pub fn truncate_before(&self, key: impl AsRef<[u8]>, index: u64) -> Result<CompactionReport> {
         self.store.check_writable()?;
+        let _discarding = self.store.discarding();
         match self.find(key.as_ref())? {
-            Some(stream) => stream.truncate_before(&self.store, index),
+            Some(stream) => {
+                let result = stream.truncate_before(&self.store, index);
+                // A sync may have failed.
+                self.store.watch.changed(stream.hash);
+                result
+            }
             None => Ok(CompactionReport::default()),
         }
     }
@@ -115,6 +137,7 @@ impl Wal {
     /// key is [`Poisoned`](WalError::Poisoned), and reopening the directory finishes it.
     pub fn remove_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
+        let _discarding = self.store.discarding();
         loop {
             let Some(stream) = self.find(key.as_ref())? else {
                 // A creation that failed and was undone may come back until then.
@@ -125,11 +148,24 @@ impl Wal {
                 continue;
             }
             let keep_tombstone = self.streams.next_is_taken(stream.hash);
+            let existed = stream.exists();
             let result = stream.remove(&self.store, &mut writer, keep_tombstone);
+            if let (Phase::Stuck, Err(error)) = (writer.phase, &result) {
+                observe::poisoned(self.store.dir.path(), error);
+            }
             if writer.phase == Phase::Empty && !writer.has_tombstone() {
                 writer.phase = Phase::Gone;
                 self.streams.forget(&stream, 0);
             }
+            let key = key.as_ref();
+            if writer.phase == Phase::Stuck {
+                let path = stream.path(&self.store, writer.highest());
+                self.store.watch.end(stream.hash, key, &End::Stuck(path));
+            } else if existed && !stream.exists() {
+                self.store.watch.end(stream.hash, key, &End::Removed);
+            }
+            drop(writer);
+            self.store.watch.changed(stream.hash);
             return result;
         }
     }
@@ -141,7 +177,13 @@ impl CompactionReport {
         self.failures.is_empty() && self.keys_from_the_future == 0
     }
 
+    /// Whether the run was as it should be.
+    pub(super) fn did_all(&self) -> bool {
+        self.refused.is_none() && self.is_complete()
+    }
+
     fn fail(&mut self, store: &Store, error: &WalError) {
+        store.damage.note(error);
         let path = match error {
             WalError::Corrupted { path, .. }
             | WalError::UnsupportedVersion { path, .. }

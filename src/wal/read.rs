@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Wal;
 use crate::chains::{Node, Present};
-use crate::entries::{Entries, Records, entry_in};
+use crate::entries::{Entries, Merge, Records, entry_in};
 use crate::entry::{Entry, EntryRef, EntrySlice, Key};
 use crate::error::{Result, WalError};
 use crate::format::{FrameFlags, FrameHeader, MAX_KEY_BYTES, SegmentId};
@@ -57,9 +57,10 @@ impl Wal {
         reference: EntryRef,
         buffer: &'b mut Vec<u8>,
     ) -> Result<EntrySlice<'b>> {
-        let segment = self.segment_of(reference)?;
-        let header =
-            segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
+        let max_bytes = self.store.options.max_entry_bytes;
+        let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
         count(&self.store.counters.read_entries, 1);
         let (entry_header, content) = parts(buffer, &header);
         let (index, timestamp_ms) = place(&segment, &header);
@@ -71,17 +72,18 @@ impl Wal {
         reference: EntryRef,
         take: impl FnOnce(&Segment, &FrameHeader, &mut Vec<u8>) -> T,
     ) -> Result<T> {
-        let segment = self.segment_of(reference)?;
+        let told = |error| self.store.damage.told(error);
+        let segment = self.segment_of(reference).map_err(told)?;
         READ_BUFFER.with(|buffer| {
             let buffer = &mut *buffer.borrow_mut();
-            let header =
-                segment.read_frame(reference.offset, self.store.options.max_entry_bytes, buffer)?;
+            let max_bytes = self.store.options.max_entry_bytes;
+            let header = segment.read_frame(reference.offset, max_bytes, buffer).map_err(told)?;
             count(&self.store.counters.read_entries, 1);
             Ok(take(&segment, &header, buffer))
         })
     }
 
-    fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
+    pub(super) fn segment_of(&self, reference: EntryRef) -> Result<Arc<Segment>> {
         self.store.check_open()?;
         let sequence =
             u32::try_from(reference.sequence_number).map_err(|_| WalError::InvalidRef)?;
@@ -117,8 +119,12 @@ impl Wal {
     /// [`Expired`](WalError::Expired) if it has been dropped, [`Corrupted`](WalError::Corrupted) if it
     /// was damaged.
     pub fn get(&self, key: impl AsRef<[u8]>, index: u64) -> Result<Option<Entry>> {
+        self.store.damage.noted(self.get_entry(key.as_ref(), index))
+    }
+
+    fn get_entry(&self, key: &[u8], index: u64) -> Result<Option<Entry>> {
         let store = &self.store;
-        let Some(stream) = self.find(key.as_ref())? else { return Ok(None) };
+        let Some(stream) = self.find(key)? else { return Ok(None) };
         let Some(newest) = stream.newest(store)? else { return Ok(None) };
         let (segment, present) = if index >= newest.base_index {
             let present = Present::of(&newest);
@@ -169,6 +175,70 @@ impl Wal {
         Entries::new(&self.store, self.find(key.as_ref())?)
     }
 
+    /// As [`entries`](Self::entries), from this index on, and strict: for who must not miss any. An index that
+    /// the log has not reached yet is no error: then there are no entries.
+    ///
+    /// # Errors
+    /// [`Behind`](WalError::Behind) if the entry with this index has been dropped, else as
+    /// [`entries`](Self::entries).
+    pub fn entries_from(&self, key: impl AsRef<[u8]>, index: u64) -> Result<Entries<'_>> {
+        self.entries(key)?.starting_at(index)
+    }
+
+    /// The entries of several keys in time order, as if they were one log. Narrow it with
+    /// [`time_range`](Merge::time_range). A key that is given twice is read twice, and one that does not exist
+    /// has no entries.
+    ///
+    /// Timestamps never fall within a key, but the clock may have been set back between appends to
+    /// different ones.
+    ///
+    /// ```
+    /// # use keywal::{Key, Wal, WalOptions};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::new(dir.path(), WalOptions::default())?;
+    /// wal.append_entry("orders", None, "ordered", false)?;
+    /// wal.append_entry("stock", None, "reserved", false)?;
+    /// wal.append_entry("orders", None, "paid", false)?;
+    /// # let mut seen = Vec::new();
+    /// for merged in wal.merge(["orders", "stock"])? {
+    ///     let (key, entry) = merged?;
+    ///     println!("{} {key}[{}]", entry.timestamp_ms, entry.index);
+    /// #   seen.push((key, entry.index));
+    /// }
+    /// # seen.sort();
+    /// # assert_eq!(seen, [(Key::from("orders"), 0), (Key::from("orders"), 1), (Key::from("stock"), 0)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`entries`](Self::entries) gives for any of the keys.
+    pub fn merge(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Merge<'_>> {
+        self.store.check_open()?;
+        let sources = keys.into_iter().map(|key| {
+            let key = key.as_ref();
+            Ok((Key::from(key.to_vec()), self.entries(key)?))
+        });
+        sources.collect::<Result<_>>().map(Merge::new)
+    }
+
+    /// The key's newest entry; `None` if it has none. Reads up to 64 KiB, and copies the entry out of them.
+    ///
+    /// # Errors
+    /// [`Corrupted`](WalError::Corrupted) if the newest entry is damaged, else as [`entries`](Self::entries).
+    pub fn last(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        Ok(self.entries(key)?.next_back().transpose()?.map(Entry::into_owned))
+    }
+
+    /// Index of the key's first entry that was appended at this time or later, in milliseconds since 1970, among
+    /// those that are kept; [`next_index`](Self::next_index) if all are older; 0 for a key that does not
+    /// exist. Costs a search of one segment: a logarithmic number of reads.
+    ///
+    /// # Errors
+    /// As reading gives.
+    pub fn index_at(&self, key: impl AsRef<[u8]>, time_ms: u64) -> Result<u64> {
+        self.entries(key)?.index_at(time_ms)
+    }
+
     /// The contents of a key's entries, oldest first: [`entries`](Self::entries) without the rest.
     ///
     /// # Errors
@@ -189,7 +259,8 @@ impl Wal {
         let mut unreadable = 0;
         for stream in self.streams.all() {
             match stream.ensure_loaded(&self.store) {
-                Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
+                Err(error @ (WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. })) => {
+                    self.store.damage.note(&error);
                     unreadable += 1;
                 }
                 result => result?,
@@ -234,6 +305,9 @@ impl Wal {
     /// Public facts about the key's segments, oldest first. Segments that are missing or unreadable are
     /// not listed; reading their entries says so.
     ///
+    /// To read a long log with several threads, let each take the
+    /// [`entries`](Self::entries)` .range(`[`segment.indexes()`](SegmentInfo::indexes)`)` of a segment at a time.
+    ///
     /// # Errors
     /// As [`first_index`](Self::first_index).
     pub fn segments(&self, key: impl AsRef<[u8]>) -> Result<Vec<SegmentInfo>> {
@@ -260,7 +334,7 @@ impl Wal {
     pub(super) fn find(&self, key: &[u8]) -> Result<Option<Arc<Stream>>> {
         self.store.check_open()?;
         check_key(key)?;
-        self.streams.find(&self.store, key)
+        self.store.damage.noted(self.streams.find(&self.store, key))
     }
 }
 

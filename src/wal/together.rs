@@ -9,6 +9,7 @@ use super::append::refs;
 use super::read::check_key;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
+use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::primitives::MutexGuard;
@@ -58,8 +59,9 @@ impl Wal {
             [part] => vec![(part, self.append(part.key, &part.payloads, durability, None)?)],
             parts => {
                 let result = self.try_append_many(parts, durability);
-                if result.is_err() {
+                if let Err(error) = &result {
                     count(&self.store.counters.failed_appends, 1);
+                    self.store.damage.note(error);
                 }
                 result?
             }
@@ -97,6 +99,11 @@ impl Wal {
                 break self.put_all(&targets, writers, durability)?;
             }
         };
+        for (part, appended) in &appended {
+            store.watch.changed(appended.segment.id.key_hash);
+            // Who waited for a key that did not exist knows nothing but its own hash.
+            store.watch.changed(key_hash(part.key));
+        }
         let entries = parts.iter().map(|part| len_u64(part.payloads.len())).sum();
         count(&store.counters.appended_entries, entries);
         count(&store.counters.appended_bytes, bytes);
@@ -131,6 +138,12 @@ impl Wal {
     ) -> Result<(Vec<(&'a Part<'a>, Appended)>, u64)> {
         let store = &self.store;
         store.check_open()?;
+        // Asked once: a snapshot has all of it or nothing.
+        if let Some(cut) = store.cuts.wanted() {
+            for ((_, stream), writer) in targets.iter().zip(&writers) {
+                stream.note_end(store, writer, cut);
+            }
+        }
         let mut prepared: Vec<Prepared> = Vec::with_capacity(targets.len());
         for ((part, stream), writer) in targets.iter().zip(&mut writers) {
             prepared.push(stream.prepare(store, writer, &part.payloads, durability)?);

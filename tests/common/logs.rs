@@ -14,7 +14,9 @@ pub const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
 pub const SEGMENT: &str = "k-af63e64c8601fd8a-0001.log";
 
 pub fn options() -> WalOptions {
-    WalOptions::with_retention(Duration::from_secs(100)).clock(Arc::new(ManualClock::new(NOW)))
+    WalOptions::with_retention(Duration::from_secs(100))
+        .clock(Arc::new(ManualClock::new(NOW)))
+        .journal_bytes(0)
 }
 
 pub fn open(sim: &SimDir) -> Wal {

@@ -1,9 +1,11 @@
 //! A log on a simulated disk, and the model that goes along with it, one operation at a time.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use keywal::fs::Dir;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Clock, Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
 
@@ -259,7 +261,10 @@ impl Run {
                 // To make room, the file of another key may have been closed, and that one failed.
                 let owner = self.owner(error).unwrap_or(key);
                 self.poisoned[owner] = true;
-                self.unsynced[owner] |= !self.only_stuck(error);
+                // Where names cannot be synced any more it was refused, and nothing had waited.
+                let refused =
+                    matches!(error, WalError::Poisoned { path } if path == self.sim_path());
+                self.unsynced[owner] |= !refused && !self.only_stuck(error);
             }
             // Only an entry whose own sync failed may be there; whether it is, the log says.
             let doubtful = disk && is_sync_error(error);
@@ -381,6 +386,10 @@ impl Run {
             }
         }
         Ok(Err(error))
+    }
+
+    fn sim_path(&self) -> &Path {
+        Dir::path(&self.sim)
     }
 
     fn sync_key(&mut self, key: usize) -> Check<Result<(), WalError>> {

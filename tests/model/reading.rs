@@ -171,6 +171,25 @@ impl World {
         );
         let wanted = (model.first, model.next(), model.kept.len() as u64);
         ensure!(numbers == wanted, "first, next, len are {numbers:?}, should be {wanted:?}");
+        let last = wal.last(name).map_err(wrong)?;
+        ensure!(last.as_ref() == all.last(), "last is {last:?}, should be {:?}", all.last());
+        if let Some(middle) = all.get(all.len() / 2) {
+            let time_ms = middle.timestamp_ms;
+            let first = all.iter().find(|entry| entry.timestamp_ms >= time_ms);
+            let found = wal.index_at(name, time_ms).map_err(wrong)?;
+            ensure!(first.is_some_and(|entry| entry.index == found), "index_at gives {found}");
+        }
+        let strict = wal.entries_from(name, model.first).map_err(wrong)?;
+        same("strict", strict, &all)?;
+        let behind = model.first.checked_sub(1).map(|index| wal.entries_from(name, index));
+        let told = matches!(behind, None | Some(Err(WalError::Behind { .. })));
+        ensure!(told, "what was dropped is no error: {behind:?}");
+        let mut follow = wal.follow(name, model.first).map_err(wrong)?;
+        same("following", std::iter::from_fn(|| follow.try_next().transpose()), &all)?;
+        let mut durable = wal.follow(name, model.first).map_err(wrong)?.durable_only();
+        let durable = std::iter::from_fn(|| durable.try_next().transpose());
+        let durable: Vec<Entry> = durable.collect::<Result<_, _>>().map_err(wrong)?;
+        ensure!(all.starts_with(&durable), "{durable:?} is no prefix of {all:?}");
         self.check_segments(key)
     }
 

@@ -3,8 +3,6 @@
 //! A call happens at some moment between its begin and its end, so two that overlap may have happened in
 //! either order. Every rule here asks only for what holds in both.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use keywal::{Entry, EntryRef, Wal, WalError};
 
@@ -33,10 +31,8 @@ pub struct Append {
     /// One entry, or a batch.
     pub contents: Vec<Bytes>,
     pub disk: bool,
-    /// The same number for what was appended to several keys together; else 0.
-    pub together: usize,
     pub span: Span,
-    pub result: Result<Vec<EntryRef>, Arc<WalError>>,
+    pub result: Result<Vec<EntryRef>, WalError>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +52,20 @@ pub struct Done {
     pub result: Result<(), WalError>,
 }
 
+/// An entry that one who follows only what is durable was shown.
+#[derive(Debug)]
+pub struct Shown {
+    pub key: usize,
+    pub content: Bytes,
+    pub moment: Moment,
+}
+
 /// All calls of a schedule.
 #[derive(Debug, Default)]
 pub struct History {
     pub appends: Vec<Append>,
     pub others: Vec<Done>,
+    pub shown: Vec<Shown>,
 }
 
 /// What happened to the log before somebody looks at it.
@@ -125,15 +130,11 @@ impl Done {
 }
 
 impl Append {
-    pub fn error(&self) -> Option<&WalError> {
-        self.result.as_ref().err().map(|error| &**error)
-    }
-
     /// Refused, or failed before any sync: the entry is not in the log and never will be.
     fn is_void(&self) -> bool {
         matches!(
-            self.error(),
-            Some(WalError::StorageFull { .. } | WalError::Io { operation: "append", .. })
+            &self.result,
+            Err(WalError::StorageFull { .. } | WalError::Io { operation: "append", .. })
         )
     }
 }
@@ -188,7 +189,7 @@ impl History {
             let earlier = self.appends.iter().find(|earlier| {
                 earlier.key == append.key
                     && earlier.span.end.tick < append.span.begin.tick
-                    && earlier.error().is_some_and(is_sync)
+                    && earlier.result.as_ref().is_err_and(is_sync)
                     && !self.droppable(earlier, After::Kill)
             });
             ensure!(earlier.is_none(), "accepted after a failed sync: {append:?}, {earlier:?}");
@@ -200,19 +201,7 @@ impl History {
     pub fn check(&self, wal: &Wal, keys: &[&[u8]], after: After) -> Check {
         (0..).zip(keys).try_for_each(|(key, name)| {
             self.check_key(wal, key, name, after).map_err(|text| format!("key {key}: {text}"))
-        })?;
-        let together: Vec<&Append> =
-            self.appends.iter().filter(|append| append.together > 0).collect();
-        for parts in together.chunk_by(|one, other| one.together == other.together) {
-            let there = |append: &&Append| {
-                let mut records = wal.enumerate_records(keys[append.key]).into_iter().flatten();
-                records.any(|record| record.is_ok_and(|record| record == append.contents[0]))
-            };
-            let kept = !parts.iter().any(|append| self.droppable(append, after));
-            let count = parts.iter().filter(|append| there(append)).count();
-            ensure!(!kept || count == 0 || count == parts.len(), "torn apart: {parts:?}");
-        }
-        Ok(())
+        })
     }
 
     fn check_key(&self, wal: &Wal, key: usize, name: &[u8], after: After) -> Check {
@@ -232,6 +221,11 @@ impl History {
                 append.contents.contains(&entry.content) && after.may_have(append.span.begin)
             });
             ensure!(issued, "invented: {entry:?}");
+        }
+        let keeps_all = !self.others.iter().any(|other| other.drops(key));
+        for shown in self.shown.iter().filter(|shown| shown.key == key && keeps_all) {
+            let there = seen.iter().any(|entry| entry.content == shown.content);
+            ensure!(there || !after.knows(shown.moment), "shown as durable, and lost: {shown:?}");
         }
         let mut accepted = Vec::new();
         for append in appends() {

@@ -1,13 +1,13 @@
 //! A whole `Wal` under shuttle: what threads may do to each other, a call that fails, and then a kill
 //! or a power cut.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
-use keywal::{ManualClock, Wal, WalError, WalOptions};
+use keywal::{Canceller, ManualClock, Wal, WalError, WalOptions};
 use shuttle::rand::RngCore;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner, thread};
@@ -17,19 +17,19 @@ use crate::common::{
     COLLIDING, Check, EPOCH_MS, Failures, Random, env_number, guarded, mix, on_all_cores,
 };
 use crate::ensure;
-use crate::history::{After, Append, Done, History, Moment, Other, Span};
+use crate::history::{After, Append, Done, History, Moment, Other, Shown, Span};
 
 /// Two keys that share a hash, and one that does not; in different shards of the map, because the
 /// order within a shard is no schedule's to repeat.
 const KEYS: [&[u8]; 3] = [COLLIDING[0], COLLIDING[1], b"k"];
 const RETENTION: Duration = Duration::from_secs(10);
 const CONTENT_BYTES: usize = 1_200;
-const TOGETHER_BYTES: usize = 200;
+/// Content of the last entry of a key that is followed: for who follows what is visible, for who follows
+/// what is durable.
+const LAST: [&[u8]; 2] = [b"last", b"last durable"];
 /// Takes two entries and no third.
 const SMALL_SEGMENT_BYTES: u64 = 4_096;
 const LARGE_SEGMENT_BYTES: u64 = 1 << 20;
-/// None, one that an entry does not fit into, and one that a few entries fill.
-const JOURNALS: [u64; 4] = [0, 4_096, 8_192, 8_192];
 /// More than any schedule takes that does not wait for ever.
 const MAX_STEPS: usize = 50_000;
 /// Schedules drawn from one seed.
@@ -37,16 +37,8 @@ const CHUNK: usize = 500;
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Append {
-        key: usize,
-        entries: usize,
-        disk: bool,
-    },
+    Append { key: usize, entries: usize, disk: bool },
     Read(usize),
-    /// Appends to two keys with `append_many`.
-    Together {
-        disk: bool,
-    },
     Other(Other),
 }
 
@@ -54,9 +46,10 @@ enum Act {
 #[derive(Debug)]
 struct Plan {
     threads: Vec<Vec<Act>>,
+    /// Keys that are followed meanwhile, and whether only what is durable.
+    followers: Vec<(usize, bool)>,
     segment_bytes: u64,
     open_files: usize,
-    journal_bytes: u64,
     fault: Option<Fault>,
     /// Else the process dies.
     power_cut: bool,
@@ -81,11 +74,13 @@ impl Plan {
             let mut act = || draw_act(random, keys, drops, ends);
             (0..threads).map(|_| (0..acts).map(|_| act()).collect()).collect()
         };
+        let all = (0..KEYS.len()).flat_map(|key| [(key, false), (key, true)]);
+        let followers = all.filter(|_| below(random, 6) == 0).collect();
         Self {
             threads,
+            followers,
             segment_bytes: [SMALL_SEGMENT_BYTES, LARGE_SEGMENT_BYTES][below(random, 2)],
             open_files: 1 + below(random, 3),
-            journal_bytes: JOURNALS[below(random, JOURNALS.len())],
             fault: (below(random, 2) == 0).then(|| draw_fault(random)),
             power_cut: below(random, 4) > 0,
             seed,
@@ -100,6 +95,10 @@ impl Plan {
         self.acts().any(|act| matches!(act, Act::Other(Other::Shutdown)))
     }
 
+    fn removes(&self, key: usize) -> bool {
+        self.acts().any(|act| matches!(act, Act::Other(Other::Remove(at)) if *at == key))
+    }
+
     fn only_appends(&self) -> bool {
         self.acts().all(|act| matches!(act, Act::Append { .. }))
     }
@@ -108,7 +107,6 @@ impl Plan {
         WalOptions::with_retention(RETENTION)
             .max_segment_bytes(self.segment_bytes)
             .max_open_files(self.open_files)
-            .journal_bytes(self.journal_bytes)
             .clock(clock.clone())
     }
 }
@@ -126,7 +124,6 @@ fn draw_act(random: &mut Random, keys: usize, drops: bool, ends: bool) -> Act {
         16 if drops => Act::Other(Other::Truncate(key)),
         17 if drops => Act::Other(Other::Remove(key)),
         18 if ends => Act::Other(Other::Shutdown),
-        18 => Act::Together { disk: below(random, 2) == 0 },
         _ => Act::Read(key),
     }
 }
@@ -152,6 +149,9 @@ struct Shared {
     clock: Arc<ManualClock>,
     ticks: AtomicU64,
     history: Mutex<History>,
+    /// Set when followers are to end that nothing else ends.
+    give_up: AtomicBool,
+    cancellers: Mutex<Vec<((usize, bool), Canceller)>>,
 }
 
 impl Shared {
@@ -175,35 +175,7 @@ impl Shared {
                 let batch: Vec<_> =
                     contents.iter().map(|content| (None, content.clone())).collect();
                 let (span, result) = self.timed(|| self.wal.append_batch(KEYS[key], batch, disk));
-                let result = result.map_err(Arc::new);
-                self.history().appends.push(Append {
-                    key,
-                    contents,
-                    disk,
-                    together: 0,
-                    span,
-                    result,
-                });
-            }
-            Act::Together { disk } => {
-                let content = |key: usize| {
-                    let bytes = [thread, number, key, 1].map(|n| n.to_le_bytes()[0]);
-                    Bytes::from(bytes.repeat(TOGETHER_BYTES / 4))
-                };
-                let parts = [0, 2].map(|key| (key, content(key)));
-                let entries = parts.clone().map(|(key, content)| (KEYS[key], None, content));
-                let (span, result) = self.timed(|| self.wal.append_many(entries, disk));
-                if matches!(result, Err(WalError::NoJournal)) {
-                    return Ok(());
-                }
-                let result = result.map_err(Arc::new);
-                let together = 1 + thread * 100 + number;
-                for (at, (key, content)) in parts.into_iter().enumerate() {
-                    let result = result.clone().map(|refs| vec![refs[at]]);
-                    let contents = vec![content];
-                    let append = Append { key, contents, disk, together, span, result };
-                    self.history().appends.push(append);
-                }
+                self.history().appends.push(Append { key, contents, disk, span, result });
             }
             Act::Other(what) => {
                 let (span, result) = self.timed(|| self.other(what));
@@ -249,6 +221,78 @@ impl Shared {
         Ok(())
     }
 
+    /// Follows a key until its last entry, or until it is told that no more can come. One who waits then waits
+    /// for ever, which the checker finds out.
+    fn follow(&self, plan: &Plan, key: usize, durable: bool) -> Check {
+        let follow = match self.wal.follow(KEYS[key], 0) {
+            Ok(follow) => follow,
+            Err(WalError::Closed) if plan.shuts_down() => return Ok(()),
+            Err(error) => return Err(format!("following: {error}: {error:?}")),
+        };
+        self.cancellers.lock().unwrap().push(((key, durable), follow.canceller()));
+        if self.give_up.load(Relaxed) {
+            return Ok(());
+        }
+        let follow = if durable { follow.durable_only() } else { follow };
+        let mut expected = 0;
+        for entry in follow {
+            match entry {
+                Ok(entry) => {
+                    ensure!(entry.index == expected, "{expected} is next, not {entry:?}");
+                    expected += 1;
+                    let last = *entry.content == *LAST[usize::from(durable)];
+                    if durable {
+                        let (content, moment) = (entry.content, self.now());
+                        self.history().shown.push(Shown { key, content, moment });
+                    }
+                    if last {
+                        return Ok(());
+                    }
+                }
+                Err(WalError::Behind { wanted, oldest }) => {
+                    ensure!(wanted == expected && oldest > wanted, "{wanted}, {oldest}");
+                    expected = oldest;
+                }
+                Err(WalError::Closed) if plan.shuts_down() => {}
+                Err(WalError::Expired) if plan.removes(key) => {}
+                Err(WalError::Poisoned { .. } | WalError::Io { .. }) if plan.fault.is_some() => {}
+                Err(error) => return Err(format!("following: {error}: {error:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the last entries, for which the followers wait. Cancels those that may wait for ever with
+    /// good reason.
+    fn end_followers(&self, plan: &Plan, failed: bool) -> Check {
+        for (key, durable) in plan.followers.iter().copied() {
+            let (name, content) = (KEYS[key], Bytes::from_static(LAST[usize::from(durable)]));
+            let batch = [(None, content.clone())];
+            let (span, result) = self.timed(|| self.wal.append_batch(name, batch, durable));
+            let (contents, disk) = (vec![content], durable);
+            // A key that cannot be created because of another one may be waited for.
+            let exists = self.wal.segments(name).is_ok_and(|segments| !segments.is_empty());
+            let told = match &result {
+                Ok(_) | Err(WalError::Closed) => true,
+                Err(WalError::Io { operation, .. }) => operation.starts_with("sync") && exists,
+                Err(WalError::Poisoned { .. }) => exists,
+                Err(_) => false,
+            };
+            self.history().appends.push(Append { key, contents, disk, span, result });
+            if failed || !told {
+                self.give_up.store(true, Relaxed);
+                // Not under the lock, which no schedule knows of.
+                let cancellers = self.cancellers.lock().unwrap().clone();
+                for (followed, canceller) in &cancellers {
+                    if failed || *followed == (key, durable) {
+                        canceller.cancel();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn history(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap()
     }
@@ -271,8 +315,18 @@ fn run(plan: &Plan) -> Check {
         clock: clock.clone(),
         ticks: AtomicU64::new(0),
         history: Mutex::default(),
+        give_up: AtomicBool::new(false),
+        cancellers: Mutex::default(),
     };
     thread::scope(|scope| {
+        let followers: Vec<_> = plan
+            .followers
+            .iter()
+            .map(|(key, durable)| {
+                let shared = &shared;
+                scope.spawn(move || shared.follow(plan, *key, *durable))
+            })
+            .collect();
         let threads: Vec<_> = (0..)
             .zip(&plan.threads)
             .map(|(thread, acts)| {
@@ -282,7 +336,10 @@ fn run(plan: &Plan) -> Check {
                 scope.spawn(move || acts.try_for_each(|done| done))
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+        let acted = threads.into_iter().try_for_each(|thread| thread.join().unwrap());
+        let ended = shared.end_followers(plan, acted.is_err());
+        let followed = followers.into_iter().try_for_each(|thread| thread.join().unwrap());
+        acted.and(ended).and(followed)
     })?;
     sim.clear_faults();
     let history = shared.history();
@@ -301,7 +358,7 @@ fn run(plan: &Plan) -> Check {
 
 /// Nothing fails unless a call was made to, or the log was shut down.
 fn check_errors(plan: &Plan, history: &History) -> Check {
-    let appends = history.appends.iter().filter_map(Append::error);
+    let appends = history.appends.iter().filter_map(|append| append.result.as_ref().err());
     let others = history.others.iter().filter_map(|other| other.result.as_ref().err());
     for error in appends.chain(others) {
         let excused = match error {

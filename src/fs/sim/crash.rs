@@ -222,6 +222,9 @@ impl Disk {
                 self.lens.push(0);
                 self.units.push(Unit::Name { name: name.clone(), inode: Some(inode) });
             }
+            Op::Link { ref name, inode } => {
+                self.units.push(Unit::Name { name: name.clone(), inode: Some(inode) });
+            }
             Op::Unlink { ref name } => {
                 self.units.push(Unit::Name { name: name.clone(), inode: None });
             }
@@ -237,22 +240,25 @@ impl Disk {
             }
             Op::SetLen { inode, bytes } => self.change_len(inode, bytes),
             Op::SyncFile { inode } => {
-                let units = self.take(Some(inode));
+                let units = self.take(|unit| unit.inode() == Some(inode));
                 if !units.is_empty() {
                     let kept = units.iter().map(|unit| (unit, Pick::Keep));
                     self.bodies[inode] = build(&self.bodies[inode], kept);
                 }
             }
             Op::LoseFile { inode } => {
-                self.take(Some(inode));
+                self.take(|unit| unit.inode() == Some(inode));
                 self.lens[inode] = self.bodies[inode].len();
             }
-            Op::SyncDir => {
-                let units = self.take(None);
-                for unit in units {
-                    unit.apply_name(&mut self.names);
-                }
-            }
+            Op::SyncDir => self.settle_names(|name| !name.contains('/')),
+            Op::SyncFolder { ref folder } => self.settle_names(|name| name.starts_with(&**folder)),
+        }
+    }
+
+    fn settle_names(&mut self, of: impl Fn(&str) -> bool) {
+        let units = self.take(|unit| matches!(unit, Unit::Name { name, .. } if of(name)));
+        for unit in units {
+            unit.apply_name(&mut self.names);
         }
     }
 
@@ -263,10 +269,10 @@ impl Disk {
         }
     }
 
-    /// Takes out the units of a file, or of the directory.
-    fn take(&mut self, inode: Option<usize>) -> Vec<Unit> {
+    /// Takes out these units.
+    fn take(&mut self, wanted: impl Fn(&Unit) -> bool) -> Vec<Unit> {
         let units = std::mem::take(&mut self.units).into_iter();
-        let (taken, left) = units.partition(|unit| unit.inode() == inode);
+        let (taken, left) = units.partition(wanted);
         self.units = left;
         taken
     }

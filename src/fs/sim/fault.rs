@@ -18,6 +18,7 @@ pub enum CallKind {
     Open,
     Create,
     Remove,
+    Link,
     List,
     SyncDir,
     Read,

@@ -316,3 +316,24 @@ fn choices_and_operations_print_short() {
     let sample = CrashChoice::Sample { at: 3, sample: 5, seed: 9 };
     assert_eq!(format!("{mask}; {sample}"), "at=3 mask=0x5; at=3 sample=5 seed=9");
 }
+
+#[test]
+fn folders_lose_power_together_and_sync_their_names_apart() {
+    let dir = SimDir::new(1);
+    let folder = dir.folder("copy");
+    let file = dir.open("a", OpenMode::CreateNew).unwrap();
+    put(&*file, 0, b"x").unwrap();
+    file.sync_data().unwrap();
+    Dir::sync(&dir).unwrap();
+    folder.link(&dir, "a").unwrap();
+    Dir::sync(&dir).unwrap();
+    let both = |image: &Image| (image.get("a").is_some(), image.get("copy/a").is_some());
+    assert_eq!(both(&dir.durable_image()), (true, false));
+    Dir::sync(&folder).unwrap();
+    assert_eq!(both(&folder.durable_image()), (true, true));
+    let booted = SimDir::from_image(&dir.durable_image(), 2);
+    let mut names = Vec::new();
+    booted.list(&mut |name| names.push(name.to_owned())).unwrap();
+    assert_eq!(names, ["a"]);
+    assert!(booted.folder("copy").open("a", OpenMode::Read).is_ok());
+}

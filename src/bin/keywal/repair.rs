@@ -1,0 +1,132 @@
+//! `repair`: what is lost is given up, after it has been copied.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use keywal::{Key, Wal, WalError};
+use serde::Serialize;
+
+use crate::args::Repair;
+use crate::entry::{print_json, text_or_base64};
+use crate::failure::{Failure, Outcome, describe, say};
+use crate::list::sorted;
+use crate::text::{counted, show_key};
+use crate::{open, times};
+
+/// A key that takes no appends, because the end of its log is damaged.
+struct Damaged {
+    key: Key,
+    path: PathBuf,
+    what: String,
+}
+
+#[derive(Serialize)]
+struct Repaired {
+    keys: Vec<Row>,
+    unreadable_keys: usize,
+    copies: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    /// Index of the next entry.
+    next_index: u64,
+    given_up: String,
+}
+
+pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let done = open::existing(&args.dir, open::for_reading(), |wal| {
+        let (keys, unreadable_keys) = sorted(wal.enumerate_keys()?);
+        let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None };
+        let damaged = damaged_ends(wal, keys)?;
+        if damaged.is_empty() {
+            return Ok(done);
+        }
+        let copies = copies_dir(args)?;
+        for damaged in &damaged {
+            say(format!("{}: {}", show_key(&damaged.key), damaged.what));
+        }
+        let keys = counted(damaged.len() as u64, "key", "keys");
+        let question = format!(
+            "Copy the damaged files to {} and give up the damaged ends of {keys}?",
+            copies.display()
+        );
+        open::confirm(&question, args.yes)?;
+        copy(&damaged, &copies)?;
+        done.copies = Some(copies);
+        for damaged in damaged {
+            wal.accept_loss(&damaged.key)?;
+            let (key, key_base64) = text_or_base64(Some(&damaged.key));
+            let next_index = wal.next_index(&damaged.key)?;
+            done.keys.push(Row { key, key_base64, next_index, given_up: damaged.what });
+        }
+        Ok(done)
+    })?;
+    if args.json {
+        print_json(out, &done)?;
+    } else if let Some(copies) = &done.copies {
+        let keys = counted(done.keys.len() as u64, "key takes", "keys take");
+        writeln!(out, "{keys} appends again; the damaged files are also in {}", copies.display())?;
+    } else {
+        writeln!(out, "{}: nothing to repair: no key's end is damaged", args.dir.display())?;
+    }
+    if done.unreadable_keys > 0 {
+        say("keys that cannot be told are left alone: restore their files, or move them away");
+    }
+    Ok(Outcome::of(done.unreadable_keys > 0))
+}
+
+fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
+    let mut damaged = Vec::new();
+    for key in keys {
+        match wal.next_index(&key) {
+            Ok(_) => {}
+            Err(error) => {
+                let what = describe(&error);
+                let WalError::Corrupted { path, .. } = error else { return Err(error.into()) };
+                damaged.push(Damaged { key, path, what });
+            }
+        }
+    }
+    Ok(damaged)
+}
+
+/// Where the copies go: beside the log, under a name that was never used.
+fn copies_dir(args: &Repair) -> Result<PathBuf, Failure> {
+    if let Some(dir) = &args.copy_to {
+        return Ok(dir.clone());
+    }
+    let dir = fs::canonicalize(&args.dir)
+        .map_err(|error| Failure::file(&args.dir, "find the directory", &error))?;
+    let name = dir.file_name().ok_or_else(|| Failure::usage("give --copy-to"))?;
+    let mut name = name.to_owned();
+    name.push(format!(".damaged-{}", times::now_for_names()));
+    Ok(dir.with_file_name(name))
+}
+
+fn copy(damaged: &[Damaged], copies: &Path) -> Result<(), Failure> {
+    // Logs hold data of others.
+    DirBuilder::new()
+        .mode(0o700)
+        .create(copies)
+        .map_err(|error| Failure::file(copies, "create the directory", &error))?;
+    for Damaged { path, .. } in damaged {
+        let to = copies.join(path.file_name().unwrap_or_default());
+        copy_file(path, &to)
+            .map_err(|error| Failure::file(&to, "copy the damaged file", &error))?;
+    }
+    let synced = File::open(copies).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| Failure::file(copies, "sync the directory", &error))
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
+}

@@ -1,0 +1,105 @@
+//! Looking at a directory without changing anything, while somebody may write to it.
+//!
+//! The order makes it safe. First the names are listed, then the journal is copied, then segments are
+//! read, when they are needed. What a listed segment that has a successor holds was all in the journal, or
+//! in its file, when the successor was created; what has left the journal since is in the file. So no
+//! listed segment but the last of its key has a gap, and of that one what is there is a prefix.
+
+use std::io;
+use std::sync::Arc;
+
+use ahash::HashMap;
+
+use super::replay::Copied;
+use super::{FACTS_LOST, FILES_CHANGED, Listing, replay, usual_directory_id};
+use crate::error::{Result, WalError};
+use crate::format::{Meta, SegmentId};
+use crate::fs::{Dir, OpenMode};
+use crate::options::WalOptions;
+use crate::report::{Finding, RecoveryReport};
+use crate::scan::Tail;
+use crate::segment::Overlay;
+use crate::store::{META_NAME, MetaFile, Past, Reading, Store, read_slots};
+use crate::streams::Streams;
+
+/// How often a directory that is opened or closed meanwhile is looked at again.
+const MAX_LOOKS: usize = 16;
+
+/// A directory as it was at one moment.
+pub(crate) struct View {
+    pub(crate) store: Store,
+    pub(crate) streams: Streams,
+    pub(crate) report: RecoveryReport,
+}
+
+/// The facts about the directory, and whether they are beyond doubt; `None`: there are none.
+fn facts(dir: &dyn Dir) -> Result<Option<(Meta, bool)>> {
+    let path = dir.path().join(META_NAME);
+    let file = match dir.open(META_NAME, OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|source| WalError::io(&path, "open the directory's facts", source))?,
+    };
+    let slots = read_slots(&*file, &path)?;
+    let whole = slots.iter().all(Option::is_some);
+    let newest = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
+    Ok(newest.map(|meta| (meta, whole)))
+}
+
+/// Looks at a directory. `tails`: where newest segments ended that were looked at before.
+pub(crate) fn view(
+    dir: Arc<dyn Dir>,
+    options: WalOptions,
+    tails: HashMap<SegmentId, Tail>,
+) -> Result<View> {
+    let mut report = RecoveryReport::default();
+    let mut looks = 0;
+    let (before, listing, copied) = loop {
+        let before = facts(&*dir)?;
+        let listing = Listing::read(&*dir)?;
+        let copied = match &before {
+            Some((meta, _)) if !meta.clean && meta.journal_bytes > 0 => {
+                replay::copy_out(&*dir, meta)?
+            }
+            _ => Copied::default(),
+        };
+        looks = usize::saturating_add(looks, 1);
+        if looks == MAX_LOOKS || facts(&*dir)? == before {
+            break (before, listing, copied);
+        }
+    };
+    let (meta, past) = match before {
+        Some((meta, _)) if meta.incomplete => {
+            return Err(WalError::Incomplete { path: dir.path().to_owned() });
+        }
+        Some((meta, whole)) => {
+            let changed = (meta.segments, meta.digest) != (listing.segments, listing.digest);
+            if meta.clean && whole && changed {
+                note(&mut report, dir.path().to_owned(), FILES_CHANGED);
+            }
+            let closed = meta.clean && whole && !changed;
+            (meta, if closed { Past::Clean } else { Past::Unclean })
+        }
+        None if listing.segments == 0 => (Meta::default(), Past::Unclean),
+        None => {
+            note(&mut report, dir.path().join(META_NAME), FACTS_LOST);
+            let directory_id = usual_directory_id(&*dir, &listing)?.unwrap_or_default();
+            (Meta { directory_id, ..Meta::default() }, Past::Unclean)
+        }
+    };
+    report.clean = past == Past::Clean;
+    report.segments = listing.segments;
+    report.foreign_files = listing.foreign;
+    let counters = Arc::default();
+    let mut store = Store::new(dir, options, past, MetaFile::read_only(meta), None, counters);
+    copied.damaged.into_iter().for_each(|damage| RecoveryReport::note(&mut report.damaged, damage));
+    let journal =
+        copied.overlays.into_iter().map(|(id, overlay)| (id, Arc::<Overlay>::new(overlay)));
+    store.reading = Some(Reading { journal: journal.collect(), tails });
+    let streams = listing.into_streams(&store, &mut report)?;
+    Ok(View { store, streams, report })
+}
+
+fn note(report: &mut RecoveryReport, path: std::path::PathBuf, what: &str) {
+    let what = what.to_owned();
+    RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
+}

@@ -1,0 +1,53 @@
+//! Looking for damage in all of a segment.
+
+use super::{Extent, Segment};
+use crate::error::{Result, WalError};
+use crate::fs::File;
+use crate::report::{Finding, RecoveryReport};
+use crate::scan::{CHUNK_BYTES, Step, Walk};
+
+/// What [`Segment::check`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// Entries that can be read.
+    pub(crate) entries: u32,
+    /// What is wrong, as far as reports list it.
+    pub(crate) damaged: Vec<Finding>,
+}
+
+impl Segment {
+    /// Reads all frames before the end of the segment, in its file or in a copy of it.
+    pub(crate) fn check(&self, file: &dyn File, extent: Extent) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut note = |from: u32, to: u32, what: &str| {
+            let (path, bytes) = (self.path.clone(), u64::from(to.saturating_sub(from)));
+            let finding = Finding { path, offset: u64::from(from), bytes, what: what.to_owned() };
+            RecoveryReport::note(&mut checked.damaged, finding);
+        };
+        let mut walk = Walk::new(self.seed, self.frames_start, extent.end, CHUNK_BYTES);
+        // Index that should come next; `None` behind damage.
+        let mut expected = Some(0);
+        let read = |source| WalError::io(&self.path, "read the segment", source);
+        while let Some(step) = walk.next(file).map_err(read)? {
+            match step {
+                Step::Frame(frame) => {
+                    let header = frame.header;
+                    if expected.is_some_and(|expected| expected != header.index) {
+                        note(frame.offset, frame.offset, "entries before this place are missing");
+                    }
+                    let entry = u32::from(!header.is_mark());
+                    checked.entries = checked.entries.saturating_add(entry);
+                    expected = Some(header.index.saturating_add(entry));
+                }
+                Step::Damage(damage) => {
+                    note(damage.from, damage.to, "damaged");
+                    expected = None;
+                }
+            }
+        }
+        if expected.is_some_and(|expected| expected != extent.count) {
+            note(extent.end, extent.end, "entries before this place are missing");
+        }
+        Ok(checked)
+    }
+}

@@ -1,0 +1,403 @@
+//! Does a reader beside a writer see a prefix of every key, whole batches, and never damage?
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{EPOCH_MS, Random, content};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
+use keywal::{ManualClock, Wal, WalError, WalOptions, WalReader};
+
+mod common;
+
+const KEYS: usize = 4;
+/// With and without a journal; a small one comes round often.
+const JOURNALS: [u64; 3] = [0, 4096, 64 << 10];
+
+fn options(journal_bytes: u64) -> WalOptions {
+    let clock = Arc::new(ManualClock::new(EPOCH_MS));
+    WalOptions::default().max_segment_bytes(4096).journal_bytes(journal_bytes).clock(clock)
+}
+
+/// What the writer says of a key: entries that are sure to be there, and those that may be.
+#[derive(Default)]
+struct Said {
+    acknowledged: AtomicU64,
+    begun: AtomicU64,
+}
+
+/// Says which batch the entry is of, and where that starts and ends.
+fn payload(index: u64, start: u64, end: u64) -> Bytes {
+    let noise = content(index, usize::try_from(index * 37 % 300).unwrap());
+    let text = format!("{index} {start} {end} ");
+    [text.as_bytes(), &noise].concat().into()
+}
+
+/// Does something random again and again, now and then closing and opening the directory.
+fn write(
+    home: &Path,
+    options: &WalOptions,
+    clock: &ManualClock,
+    said: &[Said],
+    rounds: u64,
+    seed: u64,
+) {
+    let mut random = Random(seed);
+    let mut wal = Wal::new(home, options.clone()).unwrap();
+    for _ in 0..rounds {
+        let at = usize::try_from(random.next() % KEYS as u64).unwrap();
+        let (key, durable) = (format!("key {at}"), random.next() % 8 == 0);
+        let next = said[at].acknowledged.load(Ordering::SeqCst);
+        match random.next() % 24 {
+            0 => clock.advance(Duration::from_secs(86_400)),
+            1 => drop(wal.compact().unwrap()),
+            2 => drop(wal.truncate_before(&key, random.next() % (next + 1)).unwrap()),
+            3 => {
+                wal.shutdown().unwrap();
+                drop(wal);
+                wal = Wal::new(home, options.clone()).unwrap();
+            }
+            4 => {
+                drop(wal);
+                wal = Wal::new(home, options.clone()).unwrap();
+            }
+            5 => wal.sync().unwrap(),
+            _ => {
+                let end = next + 1 + random.next() % 3;
+                said[at].begun.store(end, Ordering::SeqCst);
+                let batch = (next..end).map(|index| (None, payload(index, next, end)));
+                wal.append_batch(&key, batch, durable).unwrap();
+                said[at].acknowledged.store(end, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Looks at all keys once. `bounds`: what is sure to be there, and what may be, asked before and after.
+fn look(reader: &WalReader, at: usize, least: u64, most: &dyn Fn() -> u64) -> u64 {
+    let key = format!("key {at}");
+    let mut newest = None;
+    let mut missed = false;
+    for entry in reader.entries(&key).unwrap() {
+        let entry = match entry {
+            // Dropped under the reader.
+            Err(WalError::Expired) => {
+                missed = true;
+                continue;
+            }
+            entry => entry.unwrap_or_else(|error| panic!("{key}: {error}: {error:?}")),
+        };
+        if let Some((index, _)) = newest {
+            assert!(entry.index == index + 1 || missed, "{key}: {index} then {}", entry.index);
+        }
+        missed = false;
+        let text = String::from_utf8_lossy(&entry.content).into_owned();
+        let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(u64::MAX));
+        let [index, start, end] = [0; 3].map(|_: i32| words.next().unwrap());
+        assert_eq!(entry.content, payload(index, start, end), "{key}");
+        assert_eq!(entry.index, index, "{key}");
+        newest = Some((index, end));
+    }
+    if let Some((index, end)) = newest {
+        assert_eq!(index + 1, end, "{key}: a part of a batch");
+    }
+    let next = match reader.next_index(&key) {
+        // All that was listed of it is gone.
+        Err(WalError::Expired) => return least,
+        next => next.unwrap(),
+    };
+    assert!(next >= least, "{key}: {next} entries of {least}");
+    assert!(next <= most(), "{key}: {next} entries of {}", most());
+    next
+}
+
+fn beside(journal: u64, preallocate: u64, seed: u64) -> u64 {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(EPOCH_MS));
+    let options = options(journal).clock(clock.clone()).preallocate_bytes(preallocate);
+    let said: Vec<Said> = (0..KEYS).map(|_| Said::default()).collect();
+    drop(Wal::new(home.path(), options.clone()).unwrap());
+    let done = AtomicBool::new(false);
+    let mut looks = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            struct Done<'a>(&'a AtomicBool);
+            impl Drop for Done<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, Ordering::SeqCst);
+                }
+            }
+            let _done = Done(&done);
+            write(home.path(), &options, &clock, &said, 600, seed);
+        });
+        let mut reader = WalReader::open_with(home.path(), options.clone()).unwrap();
+        let mut random = Random(seed ^ 1);
+        let mut before = [0; KEYS];
+        loop {
+            let over = done.load(Ordering::SeqCst);
+            let least: Vec<u64> =
+                said.iter().map(|said| said.acknowledged.load(Ordering::SeqCst)).collect();
+            if random.next() % 4 == 0 {
+                reader = WalReader::open_with(home.path(), options.clone()).unwrap();
+            } else {
+                reader.refresh().unwrap();
+            }
+            assert_eq!(reader.report().damaged, []);
+            for (at, before) in before.iter_mut().enumerate() {
+                if !over && random.next() % 4 == 0 {
+                    continue;
+                }
+                let most = || said[at].begun.load(Ordering::SeqCst);
+                let next = look(&reader, at, least[at].max(*before), &most);
+                *before = next;
+                looks += 1;
+            }
+            if over {
+                break;
+            }
+        }
+    });
+    looks
+}
+
+#[test]
+fn a_reader_sees_a_prefix_whatever_the_writer_does() {
+    let seed = common::env_number("KEYWAL_SEED").unwrap_or(1);
+    let rounds = common::env_number("KEYWAL_READER_ROUNDS").unwrap_or(1);
+    let mut looks = 0;
+    for seed in seed..seed + rounds {
+        for journal in JOURNALS {
+            for preallocate in [0, 4096] {
+                looks += beside(journal, preallocate, seed);
+            }
+        }
+    }
+    println!("{looks} looks at a key");
+    assert!(looks > 100);
+}
+
+/// The writer of the next test: its own process.
+#[test]
+fn writer() {
+    let Some(dir) = common::child::started_as("writer") else { return };
+    let wal = Wal::new(&dir, options(64 << 10)).unwrap();
+    println!("open");
+    for index in 0..20_000_u64 {
+        wal.append_entry(
+            format!("key {}", index % 4),
+            None,
+            payload(index / 4, index / 4, index / 4 + 1),
+            false,
+        )
+        .unwrap();
+        if index % 500 == 0 {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    println!("done");
+    // Killed without a shutdown.
+    thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn a_reader_follows_another_process_to_its_last_entry_and_beyond_its_death() {
+    use std::io::{BufRead, BufReader};
+    let home = tempfile::tempdir().unwrap();
+    let dir: PathBuf = home.path().join("wal");
+    let mut child = common::child::command("writer", &dir).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut wait = |wanted: &str| {
+        while !lines.next().expect("the writer says so").unwrap().contains(wanted) {}
+    };
+    wait("open");
+    let mut reader = WalReader::open(&dir).unwrap();
+    let mut next = [0; 4];
+    let read = |reader: &mut WalReader, next: &mut [u64; 4]| {
+        for (at, next) in next.iter_mut().enumerate() {
+            for entry in reader.entries_from(format!("key {at}"), *next).unwrap() {
+                let entry = entry.unwrap();
+                assert_eq!(entry.index, *next);
+                assert_eq!(entry.content, payload(*next, *next, *next + 1));
+                assert_eq!(reader_entry(&dir, &entry), entry.content);
+                *next += 1;
+            }
+        }
+    };
+    while next.iter().sum::<u64>() < 10_000 {
+        read(&mut reader, &mut next);
+    }
+    wait("done");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    read(&mut reader, &mut next);
+    assert_eq!(next, [5000; 4]);
+    let mut fresh = WalReader::open(&dir).unwrap();
+    read(&mut fresh, &mut [0; 4]);
+}
+
+/// By reference, in one of a hundred.
+fn reader_entry(dir: &Path, entry: &keywal::Entry) -> Bytes {
+    if entry.index % 1000 != 17 {
+        return entry.content.clone();
+    }
+    WalReader::open(dir).unwrap().read_entry_at(entry.reference).unwrap()
+}
+
+#[test]
+fn nothing_is_locked_repaired_or_written() {
+    for journal in JOURNALS {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(journal)).unwrap();
+        for index in 0..50_u64 {
+            wal.append_entry(format!("key {}", index % 3), None, content(index, 200), false)
+                .unwrap();
+        }
+        for live in [true, false] {
+            let dir = if live { sim.clone() } else { sim.after_kill() };
+            let before = (dir.trace_len(), dir.image());
+            let mut reader = WalReader::open_in(Arc::new(dir.clone()), options(0)).unwrap();
+            reader.refresh().unwrap();
+            let mut entries = 0;
+            for key in reader.enumerate_keys().unwrap() {
+                entries += reader.entries(&key).unwrap().map(Result::unwrap).count();
+                assert_eq!(reader.first_index(&key).unwrap(), 0);
+                reader.get(&key, 3).unwrap().unwrap();
+                assert!(!reader.segments(&key).unwrap().is_empty());
+                assert_eq!(reader.key_stats(&key).unwrap().next_index, reader.len(&key).unwrap());
+            }
+            assert_eq!(entries, 50);
+            assert_eq!((dir.trace_len(), dir.image()), before);
+            if !live {
+                // No lock either.
+                assert_eq!(Wal::open_in(Arc::new(dir), options(journal)).unwrap().stats().keys, 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_log_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let missing = home.path().join("missing");
+    assert!(matches!(WalReader::open(&missing), Err(WalError::Io { .. })));
+    assert!(!missing.exists());
+    std::fs::write(home.path().join("file"), "").unwrap();
+    assert!(matches!(WalReader::open(home.path().join("file")), Err(WalError::Io { .. })));
+    let options = WalOptions { max_entry_bytes: 0, ..WalOptions::default() };
+    assert!(matches!(WalReader::open_with(home.path(), options), Err(WalError::InvalidOptions(_))));
+    let mut empty = WalReader::open(home.path()).unwrap();
+    assert_eq!(empty.enumerate_keys().unwrap().count(), 0);
+    // A log that is begun later shows.
+    let wal = Wal::new(home.path(), WalOptions::default()).unwrap();
+    let first = wal.append_entry("key", None, "first", false).unwrap();
+    assert!(matches!(empty.read_entry_at(first), Err(WalError::InvalidRef)));
+    empty.refresh().unwrap();
+    assert_eq!(empty.read_entry_at(first).unwrap(), "first");
+    wal.remove_key("key").unwrap();
+    empty.refresh().unwrap();
+    assert_eq!(empty.entries("key").unwrap().count(), 0);
+}
+
+/// What a power cut leaves reads without damage, and no entry less than recovery keeps.
+#[test]
+fn a_power_cut_looks_to_a_reader_as_to_recovery() {
+    let budget = CrashBudget { exhaustive_bits: 5, samples: 20, garbled: 2, seed: 3 };
+    let mut states = 0;
+    for journal in [0, 4096] {
+        let sim = SimDir::new(5);
+        let clock = Arc::new(ManualClock::new(EPOCH_MS));
+        let options = options(journal).clock(clock.clone());
+        let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+        for index in 0..30_u64 {
+            let key = format!("key {}", index % 2);
+            let batch = (0..=index % 2).map(|at| (None, content(index + at, 150)));
+            wal.append_batch(&key, batch, index % 5 == 0).unwrap();
+            clock.advance(Duration::from_secs(8_000));
+        }
+        clock.advance(Duration::from_secs(8 * 86_400));
+        wal.compact().unwrap();
+        for at in (1..=sim.trace_len()).step_by(3) {
+            sim.crash_images(at, &budget, &mut |image, choice| {
+                states += 1;
+                let booted = SimDir::from_image(image, 1);
+                let reader = WalReader::open_in(Arc::new(booted.clone()), options.clone()).unwrap();
+                let seen: Vec<Vec<(u64, Bytes)>> = (0..2)
+                    .map(|key| {
+                        let entries = reader.entries(format!("key {key}")).unwrap();
+                        entries
+                            .map(|entry| entry.unwrap_or_else(|error| panic!("{choice}: {error}")))
+                            .map(|entry| (entry.index, entry.content))
+                            .collect()
+                    })
+                    .collect();
+                drop(reader);
+                let wal = Wal::open_in(Arc::new(booted), options.clone()).unwrap();
+                for (key, seen) in seen.iter().enumerate() {
+                    let entries = wal.entries(format!("key {key}")).unwrap();
+                    let kept: Vec<(u64, Bytes)> = entries
+                        .map(|entry| entry.map(|entry| (entry.index, entry.content)).unwrap())
+                        .collect();
+                    let found = seen.get(..kept.len()) == Some(&kept);
+                    // With its journal, recovery may bring back a whole segment that was lost with its name.
+                    assert!(found || journal > 0 && kept.starts_with(seen), "{choice}: {key}");
+                    assert!(journal > 0 || seen.len() == kept.len(), "{choice}: {key}");
+                }
+            });
+        }
+    }
+    println!("{states} states");
+    assert!(states > 500);
+}
+
+/// A call that fails is an error of reading, and neither damage nor the end of the log.
+#[test]
+fn failing_calls_are_no_damage() {
+    let mut failed = 0;
+    for journal in [0, 4096] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(journal)).unwrap();
+        for index in 0..30_u64 {
+            wal.append_entry("key", None, content(index, 300), false).unwrap();
+        }
+        let read = || -> Result<usize, WalError> {
+            let mut reader = WalReader::open_in(Arc::new(sim.clone()), options(0))?;
+            let mut entries = 0;
+            for entry in reader.entries("key")? {
+                entry?;
+                entries += 1;
+            }
+            reader.refresh()?;
+            assert_eq!(reader.report().damaged, []);
+            reader.get("key", 7)?.unwrap();
+            assert_eq!(reader.next_index("key")?, 30);
+            Ok(entries)
+        };
+        let before = sim.calls();
+        assert_eq!(read().unwrap(), 30);
+        for nth in 0..sim.calls() - before {
+            for (kind, forever) in [
+                (FaultKind::Error(5), false),
+                (FaultKind::Error(5), true),
+                (FaultKind::Error(24), false),
+                (FaultKind::Interrupted, false),
+                (FaultKind::Short(1), false),
+                (FaultKind::Short(40), true),
+            ] {
+                let call = CallKind::Any;
+                sim.inject(Fault { call, nth, kind, forever, name_contains: None });
+                let result = read();
+                sim.clear_faults();
+                match result {
+                    Ok(entries) => assert_eq!(entries, 30, "journal {journal}, {nth}, {kind:?}"),
+                    Err(WalError::Io { .. }) => failed += 1,
+                    Err(error) => panic!("journal {journal}, call {nth}, {kind:?}: {error:?}"),
+                }
+            }
+        }
+    }
+    assert!(failed > 50, "{failed}");
+}

@@ -1,0 +1,211 @@
+//! Does a task get what a thread would, and is it woken whenever there is something to get?
+
+#![cfg(feature = "async")]
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
+use keywal::{EntryRef, Follow, Wal, WalError, WalOptions, WhenDurable};
+
+/// Longer than any test takes: a task that waits so long has not been woken.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+/// Without a journal, unless a test gives it one.
+fn direct() -> WalOptions {
+    WalOptions::default().journal_bytes(0)
+}
+
+/// Two entries fill a segment.
+fn small_segments() -> WalOptions {
+    direct().max_segment_bytes(4_096)
+}
+
+fn content(number: u64) -> String {
+    format!("{number}:{}", "x".repeat(1_200))
+}
+
+fn open(options: WalOptions) -> (SimDir, Arc<Wal>) {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    (sim, Arc::new(wal))
+}
+
+fn fail(sim: &SimDir, call: CallKind, name_contains: Option<&str>) {
+    let (kind, name_contains) = (FaultKind::Error(5), name_contains.map(str::to_owned));
+    sim.inject(Fault { call, nth: 0, kind, forever: false, name_contains });
+}
+
+/// A runtime: one task, one thread.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < FOR_EVER, "it waits for ever");
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        thread::park_timeout(FOR_EVER);
+    }
+}
+
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn futures_of_durable_entries_share_the_syncs_of_a_lent_thread() {
+    const TASKS: u64 = 8;
+    for journal_bytes in [0, 65_536] {
+        let (sim, wal) = open(WalOptions::default().journal_bytes(journal_bytes));
+        thread::scope(|scope| {
+            let servers = [(); 2].map(|()| scope.spawn(|| wal.serve_syncs()));
+            let tasks: Vec<_> = (0..TASKS)
+                .map(|task| {
+                    let wal = &wal;
+                    scope.spawn(move || {
+                        block_on(async {
+                            for number in 0..50 {
+                                let key = (task % 3).to_string();
+                                let content = format!("{task} {number}");
+                                let made = wal.append_entry(key, None, content, false)?;
+                                wal.when_durable(made).await?;
+                            }
+                            Ok::<(), WalError>(())
+                        })
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.join().unwrap().unwrap();
+            }
+            let image = sim.crash_image(
+                sim.trace_len(),
+                &CrashChoice::Sample { at: sim.trace_len(), sample: 0, seed: 1 },
+            );
+            let disk = Arc::new(SimDir::from_image(&image, 1));
+            let after = Wal::open_in(disk, direct()).unwrap();
+            let kept: u64 = (0..3).map(|key| after.len(key.to_string()).unwrap()).sum();
+            assert_eq!(kept, TASKS * 50);
+            wal.shutdown().unwrap();
+            for server in servers {
+                server.join().unwrap().unwrap();
+            }
+        });
+        assert!(matches!(wal.serve_syncs(), Err(WalError::Closed)));
+    }
+}
+
+#[test]
+fn a_future_waits_for_whoever_syncs() {
+    let (_, wal) = open(small_segments());
+    let made = wal.append_entry("k", None, content(0), false).unwrap();
+    let mut future = wal.when_durable(made);
+    assert!(poll_once(&mut future).is_pending());
+    wal.append_entry("other", None, "x", true).unwrap();
+    assert!(poll_once(&mut future).is_pending());
+    thread::scope(|scope| {
+        scope.spawn(|| wal.sync_key("k").unwrap());
+        block_on(&mut future).unwrap();
+    });
+    // A full segment is durable.
+    let made = wal.append_entry("k", None, content(1), false).unwrap();
+    let mut future = WhenDurable::new(Arc::clone(&wal), made);
+    assert!(poll_once(&mut future).is_pending());
+    wal.append_entry("k", None, content(2), false).unwrap();
+    assert!(matches!(poll_once(&mut future), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn a_future_never_waits_for_what_cannot_come() {
+    let poisoned = |result: &Result<(), WalError>| {
+        assert!(matches!(result, Err(WalError::Poisoned { .. })), "{result:?}");
+    };
+    for (call, journal_bytes) in
+        [(CallKind::SyncData, 0), (CallKind::SyncDir, 0), (CallKind::SyncData, 65_536)]
+    {
+        let (sim, wal) = open(WalOptions::default().journal_bytes(journal_bytes));
+        let made = wal.append_entry("k", None, "x", false).unwrap();
+        fail(&sim, call, None);
+        thread::scope(|scope| {
+            scope.spawn(|| wal.serve_syncs());
+            poisoned(&block_on(wal.when_durable(made)));
+            poisoned(&block_on(wal.when_durable(made)));
+            let _ = wal.shutdown();
+        });
+        assert!(matches!(block_on(wal.when_durable(made)), Err(WalError::Closed)));
+    }
+    let (_, wal) = open(direct());
+    let made = wal.append_entry("k", None, "x", false).unwrap();
+    let beyond = EntryRef { offset: made.offset + 1_000, ..made };
+    assert!(matches!(block_on(wal.when_durable(beyond)), Err(WalError::InvalidRef)));
+    let mut removed = wal.when_durable(made);
+    let mut closed = wal.when_durable(wal.append_entry("l", None, "x", false).unwrap());
+    assert!(poll_once(&mut removed).is_pending() && poll_once(&mut closed).is_pending());
+    thread::scope(|scope| {
+        scope.spawn(|| wal.remove_key("k").unwrap());
+        assert!(matches!(block_on(removed), Err(WalError::Expired)));
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| wal.shutdown().unwrap());
+        assert!(matches!(block_on(closed), Err(WalError::Closed)));
+    });
+}
+
+#[test]
+fn a_stream_yields_what_the_iterator_does() {
+    let (sim, wal) = open(small_segments());
+    let mut follow = Follow::new(Arc::clone(&wal), "k", 0).unwrap();
+    let canceller = follow.canceller();
+    let mut durable = Follow::new(Arc::clone(&wal), "k", 0).unwrap().durable_only();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..100 {
+                wal.append_entry("k", None, content(number), false).unwrap();
+            }
+            wal.sync().unwrap();
+        });
+        for index in 0..100 {
+            let entry = block_on(next(&mut follow)).unwrap().unwrap();
+            assert_eq!((entry.index, entry.content), (index, content(index).into()));
+            assert_eq!(block_on(next(&mut durable)).unwrap().unwrap().index, index);
+        }
+    });
+    let once = |stream: &mut Follow<_>| {
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(stream).poll_next(&mut context).is_pending()
+    };
+    assert!(once(&mut follow) && once(&mut durable));
+    thread::scope(|scope| {
+        scope.spawn(|| canceller.cancel());
+        assert!(block_on(next(&mut follow)).is_none());
+        assert!(block_on(next(&mut follow)).is_none());
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            fail(&sim, CallKind::SyncData, Some("k-"));
+            wal.append_entry("k", None, "x", true).unwrap_err();
+        });
+        let end = block_on(next(&mut durable)).unwrap();
+        assert!(matches!(end, Err(WalError::Poisoned { .. })), "{end:?}");
+        assert!(block_on(next(&mut durable)).is_none());
+    });
+}
