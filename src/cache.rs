@@ -88,7 +88,13 @@ impl FileCache {
         }
     }
 
+    /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
+    /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {
+        if let Some(segment) = self.get(id).filter(|segment| Arc::strong_count(segment) > 2) {
+            // Else they get the error.
+            let _ = segment.settle();
+        }
         self.lock().take(id);
     }
 

@@ -203,7 +203,9 @@
 //! * *Frames*: the body is frames of the segment, in a row. Its checksum is the sum, modulo 2^32, of their
 //!   header checksums. It is valid if all of the frames are.
 //! * *Creation*: the body is the header and its copy, with which the segment's file begins; its checksum is
-//!   the copy's. Replaying creates the file if it is missing.
+//!   the copy's. Replaying creates the file if it is missing. Larger entries go past the journal: in a
+//!   journal without damage, frames of a segment whose creation is there count only up to the first whose
+//!   offset lies behind the end of the file, which was lost with its name.
 //! * *Drop*: segments of the `key_hash` up to this `sequence` may have been unlinked; replaying creates
 //!   none of them.
 //! * *Nothing*: only the tail counts.

@@ -12,7 +12,7 @@ use crate::hook::{DropHook, DueSegment, HookResult};
 pub(crate) const MAX_WINDOW_MS: u64 = 49 * 24 * 60 * 60 * 1000;
 /// Room that headers may take in a segment beyond `max_segment_bytes`.
 const SEGMENT_SLACK_BYTES: u64 = 1 << 20;
-const JOURNAL_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
+pub(crate) const JOURNAL_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
 const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64 - SEGMENT_SLACK_BYTES;
 
 /// Where an entry is when the call that appended it returns.

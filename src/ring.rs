@@ -155,7 +155,13 @@ impl Ring {
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let file = match dir.open(JOURNAL_NAME, OpenMode::Write) {
-            Ok(file) if file.len()? == capacity => file,
+            Ok(file) if file.len()? == capacity => {
+                // A copy may have holes: a store into one would be the first to hear of a full disk.
+                match file.allocate(capacity) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(error),
+                    _ => file,
+                }
+            }
             Ok(_) => {
                 dir.remove(JOURNAL_NAME)?;
                 Self::create(dir, capacity)?
@@ -229,9 +235,14 @@ impl Ring {
         self.capacity / 4
     }
 
-    /// Space that only short records which end something may use, so that they are never refused.
-    fn reserve(&self) -> u64 {
-        (self.capacity / 16).max(256)
+    /// Space that a record may not use, so that those which end something are hardly ever refused, and never
+    /// the one that makes room for others.
+    fn reserve(&self, body: Body) -> u64 {
+        match body {
+            Body::Frames | Body::Created => (self.capacity / 16).max(256),
+            Body::Dropped => Record::bytes_for(0),
+            Body::Nothing => 0,
+        }
     }
 
     /// Position behind the last record.
@@ -277,9 +288,8 @@ impl Ring {
         mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
-        let ends = pieces.iter().all(|piece| piece.parts.is_empty());
+        let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body)).max().unwrap_or(0);
         let mut state = self.lock();
-        let reserve = if ends { 0 } else { self.reserve() };
         let end = state.head.saturating_add(bytes);
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);
@@ -432,7 +442,8 @@ impl Ring {
             let sync = || self.file.sync_data();
             observe::time_sync(&self.counters, Synced::Journal, &self.path, sync)
         };
-        self.gate.wait_durable(mark, || self.head(), sync)
+        // Under the lock: the mark may be that of records which are being appended.
+        self.gate.wait_durable(mark, || self.lock().head, sync)
     }
 
     /// Every record before this survives power loss.

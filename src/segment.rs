@@ -420,7 +420,10 @@ impl Segment {
         if self.durable_in_file() >= u64::from(end) {
             return Ok(());
         }
-        self.settle()?;
+        // What comes behind may have no space there.
+        if self.file_end() < end {
+            self.settle()?;
+        }
         let written = || u64::from(self.file_end());
         let sync =
             || observe::time_sync(counters, Synced::Segment, &self.path, || self.content.sync());

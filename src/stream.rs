@@ -301,7 +301,8 @@ impl Stream {
         Ok(segment)
     }
 
-    /// The newest segment, open for appending, which the cache then always holds.
+    /// The newest segment, open to be written to, which the cache then always holds: to the journal, a
+    /// segment that is not there is one that has everything.
     fn segment_to_append(&self, store: &Store, writer: &Writer) -> Result<Arc<Segment>> {
         if let Some(segment) = store.files.get(self.id(writer.newest)) {
             return Ok(segment);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
 use keywal::{ClockTrouble, ManualClock, Result, Wal, WalError, WalOptions};
 
-use common::hooked::HookedDir;
+use common::hooked::{DIRECTORY, HookedDir};
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
 
 mod common;
@@ -699,6 +699,238 @@ fn the_tombstone_of_another_key_does_not_hide_damage() {
     assert!(matches!(found, Err(WalError::Corrupted { .. })), "{found:?}");
     let again = wal.append_entry(second, None, "again", true);
     assert!(matches!(again, Err(WalError::Corrupted { .. })), "{again:?}");
+}
+
+// ---- with a journal ----
+
+fn journal() -> WalOptions {
+    options().journal_bytes(4_096)
+}
+
+fn append(wal: &Wal, key: &str, bytes: usize) {
+    wal.append_entry(key, None, vec![0; bytes], false).unwrap();
+}
+
+fn open_with(sim: &SimDir, options: WalOptions) -> Wal {
+    Wal::open_in(Arc::new(sim.clone()), options).unwrap()
+}
+
+/// Between the journal's taking a record and the segment's showing it, the segment looked as if it needed
+/// no sync, and the promise that it gets one was forgotten: acknowledged entries were lost. A matter of
+/// threads that are stopped at the right moment, so not found by each run.
+#[test]
+fn a_promise_is_kept_while_somebody_moves_the_journal_on() {
+    for round in 0..100 {
+        let sim = SimDir::new(round);
+        let wal = open_with(&sim, journal());
+        let key = |n: usize| format!("k{n}");
+        (0..64).for_each(|n| append(&wal, &key(n), 1));
+        wal.shutdown().unwrap();
+        let wal = open_with(&sim, journal());
+        (0..64).for_each(|n| assert_eq!(wal.next_index(key(n)).unwrap(), 1));
+        thread::scope(|scope| {
+            for n in 0..32 {
+                let wal = &wal;
+                let entries = [2 * n, 2 * n + 1].map(|n| (key(n), None, Bytes::from(vec![1; 80])));
+                scope.spawn(move || wal.append_many(entries, true).unwrap());
+            }
+            for n in 0..4 {
+                let (wal, noise) = (&wal, format!("noise {n}"));
+                scope.spawn(move || (0..100).for_each(|_| append(wal, &noise, 300)));
+            }
+        });
+        (0..100).for_each(|_| append(&wal, "noise", 300));
+        let wal = open_with(&boot(&sim.durable_image()), journal());
+        (0..64).for_each(|n| assert_eq!(wal.next_index(key(n)).unwrap(), 2, "{round}, {n}"));
+    }
+}
+
+/// A seal that was written through a segment which the full cache had not taken in left the journal without
+/// ever reaching the file: after a clean shutdown that was damage, and the key took no more entries.
+#[test]
+fn a_seal_reaches_its_file_however_few_files_may_be_open() {
+    let sim = SimDir::new(1);
+    let options = || journal().max_open_files(1);
+    let wal = open_with(&sim, options());
+    wal.append_entry("k", None, "0", true).unwrap();
+    wal.shutdown().unwrap();
+    let wal = open_with(&sim, options());
+    wal.append_entry("other", None, "0", true).unwrap();
+    wal.sync().unwrap();
+    wal.append_entry("other", None, "1", false).unwrap();
+    // There is no space for the segment that is to come behind the seal.
+    let used: usize = sim.image().files().map(|(_, bytes)| bytes.len()).sum();
+    sim.set_capacity(Some(used.try_into().unwrap()));
+    let full = wal.truncate_before("k", 1);
+    assert!(matches!(full, Err(WalError::StorageFull { .. })), "{full:?}");
+    sim.set_capacity(None);
+    for n in 0..200 {
+        wal.append_entry("other", None, "x", n % 10 == 0).unwrap();
+    }
+    wal.shutdown().unwrap();
+    let wal = open_with(&sim, options());
+    assert_eq!(contents(&wal, "k"), ["0"]);
+    wal.append_entry("k", None, "1", true).unwrap();
+}
+
+/// A segment with entries that never were in the journal, whose file had been synced and whose name had not:
+/// the journal alone was to bring it back. It came back with a hole, and what was acknowledged was lost.
+#[test]
+fn a_file_with_large_entries_needs_its_name_on_the_disk() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, DIRECTORY);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), journal()).unwrap());
+    wal.append_entry("k", None, [1; 3_000], false).unwrap();
+    let (told, tells) = mpsc::channel();
+    let (other, after) = (Arc::clone(&wal), sim.clone());
+    dir.before_sync(move || {
+        // The file has been synced, the directory has not.
+        let (acknowledged, heard) = mpsc::channel();
+        thread::spawn(move || {
+            let appended = other.append_entry("k", None, "small", true);
+            acknowledged.send(appended.is_ok()).unwrap_or_default();
+        });
+        // It may as well wait for the sync of the directory that this call delays.
+        let early = heard.recv_timeout(Duration::from_millis(200));
+        told.send((early.unwrap_or(false), after.durable_image())).unwrap();
+    });
+    wal.sync_key("k").unwrap();
+    let (acknowledged, image) = tells.recv().unwrap();
+    let wal = open_with(&boot(&image), journal());
+    assert_eq!(wal.recovery_report().damaged, []);
+    assert!(!acknowledged || wal.next_index("k").unwrap() == 2, "an acknowledged entry is lost");
+}
+
+/// The same tore entries apart that belong together, and what was lost with the name looked like damage.
+#[test]
+fn a_file_that_is_made_again_from_the_journal_has_no_hole() {
+    let sim = SimDir::new(1);
+    let options = || journal().journal_bytes(65_536);
+    let wal = open_with(&sim, options());
+    wal.append_entry("other", None, "0", true).unwrap();
+    wal.sync().unwrap();
+    wal.append_entry("k", None, vec![1; 20_000], false).unwrap();
+    sim.inject(Fault {
+        call: CallKind::SyncDir,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: true,
+        name_contains: None,
+    });
+    wal.sync_key("k").unwrap_err();
+    wal.append_entry("k", None, "small", false).unwrap();
+    let entry = |key| (key, None, Bytes::from("together"));
+    let together = wal.append_many([entry("k"), entry("other")], false);
+    assert!(together.is_err(), "{together:?}");
+    wal.append_entry("other", None, "1", true).unwrap();
+    let wal = open_with(&boot(&sim.durable_image()), options());
+    assert_eq!(wal.recovery_report().damaged, []);
+    assert!(wal.recovery_report().torn.iter().any(|finding| finding.path.ends_with(SEGMENT)));
+    assert_eq!(contents(&wal, "other"), ["0", "1"]);
+}
+
+/// Many dropped keys used the space up that the journal needs to make room: nothing went through it ever
+/// after, and no key could be dropped or removed.
+#[test]
+fn any_number_of_keys_can_be_dropped_at_once() {
+    let sim = SimDir::new(1);
+    let clock = Arc::new(ManualClock::new(NOW));
+    let wal = open_with(&sim, journal().clock(clock.clone()));
+    for key in 0..100 {
+        wal.append_entry(format!("{key}"), None, "x", true).unwrap();
+    }
+    clock.advance(Duration::from_secs(200));
+    let report = wal.compact().unwrap();
+    assert_eq!((report.dropped_segments, report.failures), (100, vec![]));
+    wal.remove_key("1").unwrap();
+    wal.append_many([("2", None, Bytes::new()), ("3", None, Bytes::new())], true).unwrap();
+}
+
+/// Where others took the room in the journal that was made for it, `append_many` said that the disk is full.
+#[test]
+fn a_busy_journal_is_no_full_disk() {
+    let sim = SimDir::new(1);
+    let wal = open_with(&sim, journal());
+    thread::scope(|scope| {
+        for n in 0..8 {
+            let wal = &wal;
+            scope.spawn(move || {
+                let entry = |key: &str| (format!("{n} {key}"), None, Bytes::from(vec![1; 380]));
+                for _ in 0..100 {
+                    wal.append_many([entry("a"), entry("b")], false).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// A journal that had been cut to another power of two was read as if it had always been as long: what was
+/// lost counted as an unfinished write.
+#[test]
+fn a_journal_that_was_cut_is_reported() {
+    let sim = SimDir::new(1);
+    let wal = open_with(&sim, journal().journal_bytes(65_536));
+    for n in 0..100 {
+        wal.append_entry("k", None, format!("{n}"), true).unwrap();
+    }
+    let mut image = sim.durable_image();
+    let whole = image.get("JOURNAL").unwrap().to_vec();
+    for bytes in [0, 100, 4_096, 8_192, 32_768] {
+        image.set("JOURNAL", &whole[..bytes]);
+        let wal = open_with(&boot(&image), journal().journal_bytes(65_536));
+        let damaged = &wal.recovery_report().damaged;
+        assert!(damaged.iter().any(|finding| finding.path.ends_with("JOURNAL")), "{damaged:?}");
+        let kept = contents(&wal, "k");
+        assert!(kept.iter().zip(0..).all(|(content, n)| *content == format!("{n}")));
+        assert!(kept.len() == 100 || bytes < 32_768);
+    }
+}
+
+/// A file of zeros was searched for a journal, however large it is: one that exists only as a length took
+/// hours.
+#[test]
+fn no_journal_is_larger_than_it_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Wal::new(dir.path(), options()).unwrap());
+    let file = std::fs::File::create(dir.path().join("JOURNAL")).unwrap();
+    file.set_len(1 << 43).unwrap();
+    let wal = Wal::new(dir.path(), journal()).unwrap();
+    wal.append_entry("k", None, "x", true).unwrap();
+}
+
+/// A journal that nothing was ever written to was reported as an unfinished write.
+#[test]
+fn an_unused_journal_is_no_unfinished_write() {
+    let sim = SimDir::new(1);
+    drop(open_with(&sim, journal()));
+    assert_eq!(open_with(&sim, journal()).recovery_report().torn, []);
+}
+
+/// Who reads a key that is removed meanwhile got an error once the journal was used again.
+#[test]
+fn who_reads_a_removed_key_reads_on() {
+    let sim = SimDir::new(1);
+    let wal = open_with(&sim, journal());
+    (0..5).for_each(|_| append(&wal, "k", 1));
+    let entries = wal.entries("k").unwrap();
+    wal.remove_key("k").unwrap();
+    (0..200).for_each(|_| append(&wal, "other", 1));
+    assert_eq!(entries.collect::<Result<Vec<_>>>().unwrap().len(), 5);
+}
+
+/// A copied directory may have a journal with holes: on a full disk, a store into one kills the process.
+#[test]
+fn a_journal_with_holes_is_filled() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = || journal().journal_bytes(1 << 20);
+    Wal::new(dir.path(), options()).unwrap().shutdown().unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("JOURNAL")).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(1 << 20).unwrap();
+    let _wal = Wal::new(dir.path(), options()).unwrap();
+    assert!(file.metadata().unwrap().blocks() * 512 >= 1 << 20);
 }
 
 /// The journal knew of the creation, so a segment was ended as if its name survived. But the file that

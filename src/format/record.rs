@@ -187,7 +187,8 @@ impl RecordHeader {
     /// Whether bytes that are no header look as if a record had been begun at this position: the
     /// signature or the position is right.
     pub(crate) fn was_begun(bytes: &[u8; Self::BYTES], position: u64) -> bool {
-        bytes[..4] == SIGNATURE || bytes[8..16] == position.to_le_bytes()
+        let nothing = *bytes == [0; Self::BYTES];
+        bytes[..4] == SIGNATURE || bytes[8..16] == position.to_le_bytes() && !nothing
     }
 
     /// Where the next record starts.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::path::Path;
 
 use ahash::HashMap;
 
@@ -14,6 +15,7 @@ use super::{Listing, in_parallel};
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
+use crate::options::JOURNAL_BYTES;
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
@@ -54,16 +56,17 @@ pub(super) fn replay(
 ) -> Result<Replayed> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
-    let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Write).map_err(error)?
-    else {
-        if meta.journal_bytes > 0 {
-            let what = JOURNAL_LOST.to_owned();
-            RecoveryReport::note(&mut report.damaged, Finding { path, offset: 0, bytes: 0, what });
-        }
-        return Ok(Replayed::default());
-    };
+    let (journal, bytes) = Journal::open(dir, meta, OpenMode::Write).map_err(error)?;
+    if bytes < meta.journal_bytes {
+        let what = JOURNAL_LOST.to_owned();
+        let finding = Finding { path: path.clone(), offset: bytes, bytes: 0, what };
+        RecoveryReport::note(&mut report.damaged, finding);
+    }
+    let Some(journal) = journal else { return Ok(Replayed::default()) };
     let survey = journal.survey(meta.epoch).map_err(error)?;
+    let mut sound = bytes >= meta.journal_bytes;
     let records = journal.records(&survey, &mut |damaged, at: u64, bytes, what: &str| {
+        sound &= !damaged;
         let list = if damaged { &mut report.damaged } else { &mut report.torn };
         let offset = at & journal.capacity.saturating_sub(1);
         let finding = Finding { path: path.clone(), offset, bytes, what: what.to_owned() };
@@ -76,13 +79,16 @@ pub(super) fn replay(
     let brought = in_parallel(&segments, |(id, records)| {
         let (id, journal) = (*id, &journal);
         let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
-        Target { dir, listing, directory_id, journal, id, dropped }.bring_up_to_date(records)
+        Target { dir, listing, directory_id, journal, id, dropped, sound }.bring_up_to_date(records)
     });
     let panicked = || error(io::Error::other("a thread that replayed the journal panicked"));
     for (_, result) in brought.ok_or_else(panicked)? {
-        let (bytes, created) = result?;
-        report.journal_bytes = report.journal_bytes.saturating_add(bytes);
-        replayed.created |= created;
+        let brought = result?;
+        report.journal_bytes = report.journal_bytes.saturating_add(brought.bytes);
+        replayed.created |= brought.created;
+        if let Some(finding) = brought.cut {
+            RecoveryReport::note(&mut report.torn, finding);
+        }
     }
     if !survey.positions.is_empty() {
         // The names of segments that are there may have been promised by the journal alone.
@@ -107,12 +113,12 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
     let path = dir.path().join(JOURNAL_NAME);
     let error = |source| WalError::io(&path, "read the journal", source);
     let mut copied = Copied::default();
-    let Some(journal) = Journal::open(dir, meta.directory_id, OpenMode::Read).map_err(error)?
-    else {
+    let (journal, bytes) = Journal::open(dir, meta, OpenMode::Read).map_err(error)?;
+    if journal.is_none() || bytes < meta.journal_bytes {
         let what = JOURNAL_LOST.to_owned();
-        copied.damaged.push(Finding { path, offset: 0, bytes: 0, what });
-        return Ok(copied);
-    };
+        copied.damaged.push(Finding { path: path.clone(), offset: bytes, bytes: 0, what });
+    }
+    let Some(journal) = journal else { return Ok(copied) };
     let mut survey = journal.survey(meta.epoch).map_err(error)?;
     let mut in_order = None;
     for _ in 0..MAX_LOOKS {
@@ -185,8 +191,8 @@ fn by_segment(
 }
 
 impl Journal {
-    /// `None`: there is none, or what there is cannot be one.
-    fn open(dir: &dyn Dir, key: u64, mode: OpenMode) -> io::Result<Option<Self>> {
+    /// With the length of the file. `None`: there is none, or what there is cannot be one.
+    fn open(dir: &dyn Dir, meta: &Meta, mode: OpenMode) -> io::Result<(Option<Self>, u64)> {
         let file = match dir.open(JOURNAL_NAME, mode) {
             Err(error)
                 if matches!(
@@ -194,7 +200,7 @@ impl Journal {
                     io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
                 ) =>
             {
-                return Ok(None);
+                return Ok((None, 0));
             }
             result => result?,
         };
@@ -202,16 +208,22 @@ impl Journal {
             file.sync_data()?;
             file.drop_cache()?;
         }
-        let capacity = file.len()?;
-        Ok(capacity.is_power_of_two().then_some(Self { file, capacity, key }))
+        let bytes = file.len()?;
+        // Where records stand depends on the length it had.
+        let capacity = if meta.journal_bytes > 0 { meta.journal_bytes } else { bytes };
+        let plausible = capacity.is_power_of_two() && JOURNAL_BYTES.contains(&capacity);
+        Ok((plausible.then_some(Self { file, capacity, key: meta.directory_id }), bytes))
     }
 
+    /// What a file that is too short does not have are zeros.
     fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         let start = position & self.capacity.saturating_sub(1);
         let room = usize::try_from(self.capacity.saturating_sub(start)).unwrap_or(usize::MAX);
         let (first, rest) = buffer.split_at_mut(room.min(buffer.len()));
-        read_full(&*self.file, first, start)?;
-        read_full(&*self.file, rest, 0)?;
+        for (part, at) in [(first, start), (rest, 0)] {
+            let read = read_full(&*self.file, part, at)?;
+            part.get_mut(read..).unwrap_or_default().fill(0);
+        }
         Ok(())
     }
 
@@ -340,6 +352,16 @@ struct Opened {
     new: bool,
 }
 
+/// What a segment got from the journal.
+#[derive(Default)]
+struct Brought {
+    bytes: u64,
+    /// The file was created.
+    created: bool,
+    /// What it did not get.
+    cut: Option<Finding>,
+}
+
 /// A segment that the journal has records of.
 struct Target<'a> {
     dir: &'a dyn Dir,
@@ -349,16 +371,20 @@ struct Target<'a> {
     id: SegmentId,
     /// The segment may be gone, and is not to come back. While it is there, it has to be whole.
     dropped: bool,
+    /// The journal has all that it is known to have had.
+    sound: bool,
 }
 
 impl Target<'_> {
     /// Writes the records to the segment and syncs it, whether it has them or not: what the page cache
-    /// holds need not be on the disk. Returns how many bytes, and whether the file was created.
-    fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<(u64, bool)> {
+    /// holds need not be on the disk.
+    fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<Brought> {
         let path = self.dir.path().join(JOURNAL_NAME);
         let read_error = |source| WalError::io(&path, "read the journal", source);
-        let mut written: u64 = 0;
+        let mut brought = Brought::default();
         let mut opened: Option<Opened> = None;
+        let from_the_start =
+            records.first().is_some_and(|first| first.record.body == Body::Created);
         for header in records {
             let body = self.journal.body(header).map_err(read_error)?;
             if opened.is_none() {
@@ -368,17 +394,25 @@ impl Target<'_> {
                 };
             }
             // Lost with its name: nothing of it was promised.
-            let Some(Opened { file, name, .. }) = &opened else { return Ok((0, false)) };
+            let Some(Opened { file, name, .. }) = &opened else { return Ok(brought) };
             let path = self.dir.path().join(name);
             let offset = u64::from(header.record.offset);
+            if from_the_start && self.sound && !reaches(&**file, offset, &path)? {
+                let bytes =
+                    records.last().map_or(0, |last| last.record.end().saturating_sub(offset));
+                let what = "behind entries that were lost with the file's name".to_owned();
+                brought.cut = Some(Finding { path, offset, bytes, what });
+                break;
+            }
             write_full(&**file, &mut [IoSlice::new(&body)], offset)
                 .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
-            written = written.saturating_add(len_u64(body.len()));
+            brought.bytes = brought.bytes.saturating_add(len_u64(body.len()));
         }
-        let Some(Opened { file, name, new }) = opened else { return Ok((0, false)) };
+        let Some(Opened { file, name, new }) = opened else { return Ok(brought) };
         let path = self.dir.path().join(name);
         file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
-        Ok((written, new))
+        brought.created = new;
+        Ok(brought)
     }
 
     /// The file of a segment whose creation the journal knows.
@@ -423,4 +457,12 @@ impl Target<'_> {
         }
         Ok(None)
     }
+}
+
+/// Whether the file has something right before this offset. One that was lost with its name, and is made
+/// again from the journal, has nothing of what had been written past the journal. What came behind that
+/// was not promised then; there it would look as if durable entries had been damaged.
+fn reaches(file: &dyn File, offset: u64, path: &Path) -> Result<bool> {
+    let bytes = file.len().map_err(|source| WalError::io(path, "ask for the length", source))?;
+    Ok(bytes >= offset)
 }

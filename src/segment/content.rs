@@ -76,9 +76,10 @@ pub(crate) struct Pending {
     dirty: AtomicU64,
     /// Bytes before this offset may have been written to the file without the journal.
     direct: AtomicU32,
-    /// Position of the record of the segment's creation, or `NOWHERE`.
+    /// Position of the record of the segment's creation. `NOWHERE`: there is none, or with it alone the
+    /// file could not be made again, because the journal never had all that is in it.
     created: AtomicU64,
-    /// Position behind the newest record that the file has.
+    /// The file has all records before this position.
     settled: AtomicU64,
     /// The journal has to be durable up to this position before the file gets anything of it: what belongs
     /// to entries of other keys must not be there without them.
@@ -106,15 +107,17 @@ impl Pending {
     /// Whether the journal from `tail` on has every byte that is not durable in the file, which is up to
     /// `durable`.
     pub(crate) fn has_the_rest(&self, tail: u64, durable: u64) -> bool {
+        // What the file has not got has not left the journal.
         u64::from(self.direct.load(Ordering::Acquire)) <= durable
-            && self.dirty.load(Ordering::Acquire) >= tail
+            && (self.dirty.load(Ordering::Acquire) >= tail
+                || u64::from(self.applied.load(Ordering::Acquire)) <= durable)
     }
 
     /// Whether the journal from `tail` on has the segment from its creation on. If the name is lost, so is
     /// whatever was written to the file alone, durable or not.
     pub(crate) fn has_the_name(&self, tail: u64) -> bool {
         let created = self.created.load(Ordering::Acquire);
-        created != NOWHERE && created >= tail && self.direct.load(Ordering::Acquire) == 0
+        created != NOWHERE && created >= tail
     }
 
     /// Notes the record of the creation. Called before anybody can see the record.
@@ -130,6 +133,9 @@ impl Pending {
     pub(crate) fn note_frames(&self, header: &RecordHeader, all_durable: bool) -> bool {
         if self.previous() == NOWHERE {
             self.applied.store(header.record.offset, Ordering::Release);
+        }
+        if self.is_settled() {
+            self.settled.fetch_max(header.position, Ordering::AcqRel);
         }
         if all_durable {
             self.dirty.store(header.position, Ordering::Release);
@@ -183,6 +189,10 @@ impl Pending {
             if record.offset <= offset && u64::from(offset) < record.end() {
                 let mut body = vec![0; usize::try_from(record.body_bytes).unwrap_or(usize::MAX)];
                 load_body(&self.ring, &header, &mut body)?;
+                // Somebody else may have moved it on, and the space may be in use again.
+                if !record.check(&body) {
+                    return Err(gone());
+                }
                 let skip = usize::try_from(offset.saturating_sub(record.offset)).unwrap_or(0);
                 let found = body.get(skip..).unwrap_or_default();
                 let bytes = found.len().min(buffer.len());
@@ -232,6 +242,7 @@ impl Content {
     /// Notes that bytes up to `end` were written to the file itself.
     pub(crate) fn wrote(&self, end: u32) {
         if let Some(pending) = &self.pending {
+            pending.created.store(NOWHERE, Ordering::Release);
             pending.direct.store(end, Ordering::Release);
             pending.applied.store(end, Ordering::Release);
         }
@@ -296,9 +307,13 @@ impl Content {
 fn load_body(ring: &Ring, header: &RecordHeader, body: &mut [u8]) -> io::Result<()> {
     ring.load(header.position.saturating_add(RecordHeader::BYTES_U64), body)?;
     if ring.is_dead() && !header.record.check(body) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone"));
+        return Err(gone());
     }
     Ok(())
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone")
 }
 
 impl File for Content {
@@ -320,8 +335,10 @@ impl File for Content {
             return self.file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset);
         }
         match pending.read(buffer, crate::scan::reach(offset)) {
-            // In a forked child: the journal has been used again, so the file has it.
-            Err(_) if !pending.ring.is_ours() => self.file.read_at(buffer, offset),
+            // The journal has been used again, so the file has it; a forked child does not hear of that.
+            Err(_) if !pending.ring.is_ours() || self.applied(u32::MAX) > applied => {
+                self.file.read_at(buffer, offset)
+            }
             result => result,
         }
     }

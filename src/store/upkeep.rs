@@ -65,11 +65,16 @@ impl Frames<'_> {
         Piece { record, previous, parts: self.parts }
     }
 
-    /// Tells the segment that the journal has the frames. Returns whether it waits for no others.
+    /// Tells the segment that the journal has the frames, and lets readers see them: whoever finds the
+    /// record, or a promise about it, has to find the segment in need of a sync. Returns whether it waits
+    /// for no others.
     fn note(&self, header: &RecordHeader) -> bool {
         let start = u64::from(self.segment.extent().end);
         let all_durable = self.segment.durable_in_file() >= start;
-        self.segment.pending().is_some_and(|pending| pending.note_frames(header, all_durable))
+        let pending = self.segment.pending();
+        let first = pending.is_some_and(|pending| pending.note_frames(header, all_durable));
+        self.segment.publish(self.extent);
+        first
     }
 }
 
@@ -86,7 +91,6 @@ impl Store {
             let (batch, piece) = (std::slice::from_ref(frames), [frames.piece(false)]);
             let placed = |_: usize, header: &RecordHeader| frames.note(header);
             if self.journal_frames(ring, batch, &piece, promises, placed)? == Outcome::Appended {
-                segment.publish(frames.extent);
                 self.move_on_if_due(ring);
                 return Ok(());
             }
@@ -114,7 +118,7 @@ impl Store {
         let promises: Vec<Promise> =
             batch.iter().map(|frames| self.promise_of(frames.segment)).collect();
         let mut end = 0;
-        let placed = |at: usize, header: &RecordHeader| {
+        let mut placed = |at: usize, header: &RecordHeader| {
             if at == 0 {
                 end = header.position.saturating_add(bytes);
             }
@@ -124,16 +128,10 @@ impl Store {
             }
             frames.note(header)
         };
-        match self.journal_frames(ring, batch, &pieces, &promises, placed)? {
-            Outcome::Appended => {}
-            _ if ring.is_dead() => return Err(WalError::Poisoned { path: ring.path.clone() }),
-            _ => {
-                self.make_room(ring, bytes)?;
-                return Err(write_error(ring, io::ErrorKind::StorageFull.into()));
-            }
-        }
-        for frames in batch {
-            frames.segment.publish(frames.extent);
+        while self.journal_frames(ring, batch, &pieces, &promises, &mut placed)?
+            != Outcome::Appended
+        {
+            self.room_was_taken(ring, bytes)?;
         }
         self.move_on_if_due(ring);
         Ok(end)
@@ -185,10 +183,18 @@ impl Store {
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
         let piece = [bare(Body::Dropped, newest)];
-        if self.journal(ring, &piece, NO_PROMISES, |_, _| false)? == Outcome::Appended {
-            return Ok(());
+        while self.journal(ring, &piece, NO_PROMISES, |_, _| false)? != Outcome::Appended {
+            self.room_was_taken(ring, Record::bytes_for(0))?;
         }
-        Err(WalError::Poisoned { path: ring.path.clone() })
+        Ok(())
+    }
+
+    /// Makes room again for what can only go to the journal, after others have been faster.
+    fn room_was_taken(&self, ring: &Ring, bytes: u64) -> Result<()> {
+        if ring.is_dead() {
+            return Err(WalError::Poisoned { path: ring.path.clone() });
+        }
+        self.make_room(ring, bytes)
     }
 
     /// Makes what the journal says of dropped segments survive power loss.
@@ -458,7 +464,9 @@ impl Store {
     }
 
     fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
-        let mut result = Ok(());
+        // First: then it is only their bytes for which the journal has to stand, and it may have those of a
+        // segment that a full disk has no room for.
+        let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
         let mut last = 0;
         for segment in dirty {
@@ -487,7 +495,7 @@ impl Store {
                 result = result.and(Err(sync_error(ring, source)));
             }
         }
-        result.and(self.sync_names(self.latest_name_change()))
+        result
     }
 }
 

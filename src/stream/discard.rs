@@ -4,7 +4,6 @@
 //! place survives power loss. A crash in between leaves more files, never fewer entries.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use super::expire::Due;
 use super::{Catalog, Phase, Stream, Writer};
@@ -50,10 +49,10 @@ impl Stream {
         &self,
         store: &Store,
         writer: &mut Writer,
-        newest: &Arc<Segment>,
         now_ms: u64,
     ) -> Result<Option<WalError>> {
-        match self.rotate(store, writer, newest, now_ms) {
+        let newest = self.segment_to_append(store, writer)?;
+        match self.rotate(store, writer, &newest, now_ms) {
             Ok(_) => Ok(None),
             Err(full @ WalError::StorageFull { .. }) => Ok(Some(full)),
             Err(error) => Err(error),
@@ -105,7 +104,7 @@ impl Stream {
             && newest.extent().count > 0
             && writer.phase != Phase::Damaged
         {
-            full = self.succeed(store, &mut writer, &newest, store.now_ms())?;
+            full = self.succeed(store, &mut writer, store.now_ms())?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
         self.unlink_in_order(store, &drop, &mut report)?;

@@ -158,7 +158,7 @@ impl Stream {
         }
         found.segments.extend(sealed.iter().take(count).map(Doomed::of));
         if idle && tail.entries > 0 && writer.phase != Phase::Damaged {
-            found.full = self.succeed(store, &mut writer, &newest, moment.now_ms)?;
+            found.full = self.succeed(store, &mut writer, moment.now_ms)?;
             let gone = found.full.is_none().then(|| Doomed::of(&Present::of(&newest)));
             found.segments.extend(gone);
         }

@@ -1,4 +1,4 @@
-//! A simulated directory in which something happens before a file is synced.
+//! A simulated directory in which something happens before a file, or the directory itself, is synced.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,6 +10,9 @@ use keywal::fs::sim::SimDir;
 use keywal::fs::{Dir, File, Lock, Mapping, OpenMode};
 
 type Hook = Box<dyn FnOnce() + Send>;
+
+/// In place of a part of a file's name: the directory itself.
+pub const DIRECTORY: &str = "/";
 
 /// Clones are the same directory.
 #[derive(Clone)]
@@ -61,6 +64,9 @@ impl Dir for HookedDir {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.part == DIRECTORY {
+            run(&self.hook);
+        }
         Dir::sync(&self.sim)
     }
 
@@ -90,10 +96,7 @@ impl File for HookedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let hook = self.hook.lock().unwrap().take();
-        if let Some(hook) = hook {
-            hook();
-        }
+        run(&self.hook);
         self.file.sync_data()
     }
 
@@ -115,5 +118,12 @@ impl File for HookedFile {
 
     fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
         self.file.map(bytes)
+    }
+}
+
+fn run(hook: &Mutex<Option<Hook>>) {
+    let hook = hook.lock().unwrap().take();
+    if let Some(hook) = hook {
+        hook();
     }
 }
