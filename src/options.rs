@@ -135,8 +135,9 @@ pub struct WalOptions {
     /// Whether opening the directory after a crash checks the newest segment of every key, so that the
     /// [report](crate::Wal::recovery_report) names all damage and all torn writes. Default `true`. With `false`
     /// each key is checked when it is first used, just as thoroughly: opening then takes time for the names of
-    /// the files and for the journal only, however many keys there are. Damage shows up where it is read. A
-    /// shutdown then leaves the directory clean only if every key has been used.
+    /// the files and for the journal only, however many keys there are. Damage shows up where it is read, and
+    /// in [`health`](crate::Wal::health). The first [`sync`](crate::Wal::sync) of all keys and
+    /// [`shutdown`](crate::Wal::shutdown) check the keys that have not been used.
     pub check_on_open: bool,
 
     /// Permissions of the directory if it has to be created; the umask narrows them. Default `0o700`.

@@ -356,13 +356,12 @@ fn usual_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
 fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
     let all = streams.all();
     let checked = if store.options.check_on_open {
-        in_parallel(&all, |stream| stream.load(store, &mut stream.writer())).ok_or_else(|| {
-            let source = io::Error::other("a thread that checked segments panicked");
-            WalError::io(store.dir.path(), "check the segments", source)
-        })?
+        in_parallel(&all, |stream| stream.load(store, &mut stream.writer()))
+            .ok_or_else(|| panicked(store))?
     } else {
         check_newest(store, &all)
     };
+    store.all_checked.store(store.options.check_on_open, Ordering::Release);
     let mut highest = 0;
     let mut removed = Vec::new();
     report.unchecked_keys = crate::fs::len_u64(all.len().saturating_sub(checked.len()));
@@ -413,6 +412,28 @@ fn check_newest(store: &Store, all: &[Arc<Stream>]) -> Checked {
         checked.push((Arc::clone(stream), result));
     }
     checked
+}
+
+/// Looks at every key that has not been used since a crash: what it had then survives power loss from now on.
+pub(crate) fn check_rest(store: &Store, streams: &Streams) -> Result<()> {
+    if store.past == Past::Clean || store.all_checked.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let checked = in_parallel(&streams.all(), |stream| stream.ensure_loaded(store));
+    for (_, result) in checked.ok_or_else(|| panicked(store))? {
+        match result {
+            // That is for those who read it.
+            Ok(()) | Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    store.all_checked.store(true, Ordering::Release);
+    Ok(())
+}
+
+fn panicked(store: &Store) -> WalError {
+    let source = io::Error::other("a thread that checked segments panicked");
+    WalError::io(store.dir.path(), "check the segments", source)
 }
 
 /// Does something to every stream, with several threads if there are many: they wait for the disk.

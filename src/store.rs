@@ -60,6 +60,8 @@ pub(crate) struct Store {
     pub(crate) limits: Limits,
     share: Share,
     pub(crate) past: Past,
+    /// After an unclean stop: every key has been looked at since.
+    pub(crate) all_checked: AtomicBool,
     pub(crate) directory_id: u64,
     pub(crate) files: FileCache,
     pub(crate) counters: Arc<Counters>,
@@ -112,6 +114,7 @@ impl Store {
             bell: (ring.is_some() && options.maintenance_thread).then(Bell::default),
             ring: ring.map(Arc::new),
             past,
+            all_checked: AtomicBool::new(false),
             directory_id: meta.state.directory_id,
             files: FileCache::new(options.max_open_files),
             chains: ChainCache::new(options.max_open_files),

@@ -129,6 +129,7 @@ impl Wal {
     /// The first that occurred; the others have been tried all the same.
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
+        recovery::check_rest(&self.store, &self.streams)?;
         self.store.sync_all()
     }
 
@@ -246,6 +247,7 @@ impl Wal {
         let store = &self.store;
         store.check_writable()?;
         self.check_not_in_hook()?;
+        let checked = recovery::check_rest(store, &self.streams);
         if !store.close() {
             return Err(WalError::Closed);
         }
@@ -255,7 +257,7 @@ impl Wal {
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let _discarding = store.discarding();
         let mut clean = !self.streams.has_filled_places();
-        let mut result = Ok(());
+        let mut result = checked;
         for stream in self.streams.all() {
             // Waits for an append that is on its way; none comes after.
             match stream.close(store, &mut stream.writer()) {

@@ -230,6 +230,28 @@ fn what_stands_in_a_segments_place_keeps_the_journal_from_being_replayed() {
     assert_eq!(contents(&wal, "k"), numbers(1));
 }
 
+/// What a process that was killed had appended may not be on the disk yet.
+#[test]
+fn a_sync_covers_keys_that_have_not_been_used_since_a_crash() {
+    for shut_down in [false, true] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        for key in ["a", "b", "c"] {
+            wal.append_entry(key, None, vec![b'0'; 2_000], false).unwrap();
+        }
+        drop(wal);
+        let sim = sim.after_kill();
+        let lazy = options().check_on_open(false);
+        let wal = Wal::open_in(Arc::new(sim.clone()), lazy.clone()).unwrap();
+        assert_eq!(wal.recovery_report().unchecked_keys, 2);
+        if shut_down { wal.shutdown() } else { wal.sync() }.unwrap();
+        let disk = SimDir::from_image(&sim.durable_image(), 2);
+        let wal = Wal::open_in(Arc::new(disk), lazy).unwrap();
+        assert_eq!(wal.recovery_report().clean, shut_down);
+        assert!(["a", "b", "c"].iter().all(|key| wal.len(key).unwrap() == 1));
+    }
+}
+
 // ---- a thread of its own ----
 
 #[test]

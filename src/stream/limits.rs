@@ -23,7 +23,7 @@ impl Stream {
             Phase::Empty => return self.start(store, writer, limits, &[]),
             Phase::Active { .. } | Phase::Stale | Phase::Ended { .. } => {}
         }
-        let Some(old) = self.newest(store)? else { return Err(WalError::Expired) };
+        let old = self.segment_to_append(store, writer)?;
         if old.limits == limits {
             return secure(store, &old);
         }

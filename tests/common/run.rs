@@ -593,7 +593,7 @@ impl Run {
         let debris = self.append_failed && !report.ignored.is_empty();
         let removal = self.keys.iter().any(|key| key.maybe_removed);
         let stuck = self.poisoned.contains(&true) || removal || debris;
-        let clean = closed.is_ok() && was_open && !stuck && self.setup.check_on_open;
+        let clean = closed.is_ok() && was_open && !stuck;
         ensure!(!clean || report.clean, "not clean after a shutdown");
         self.recovered(opened, twin.as_ref())?;
         Ok(closed.map(drop))
