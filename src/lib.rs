@@ -375,8 +375,13 @@
 //! | descriptors | at most [`max_open_files`](WalOptions::max_open_files) (512), one for the directory, two for its `LOCK` and `META`, one for a thread that reads; a file with a failed sync stays open beyond that |
 //! | disk space for an entry | 32 bytes beyond header and content |
 //! | disk space for a segment | two copies of its header and a seal: about 0.7 KiB with a short key |
-//! | append, `Os` | one system call |
-//! | append, `Disk` | and one `fdatasync` of the segment, shared by everyone who waits for the same key; in a new segment one `fsync` of the directory, shared by everyone |
+//! | disk space for a directory | the [journal](WalOptions::journal_bytes)'s 4 MiB, and one descriptor more |
+//! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some thousand appends also moves an eighth of the journal on to the segments, with one write for each of them; or a [thread](WalOptions::maintenance_thread) does |
+//! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment |
+//! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk` |
+//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none for `Os` appends. Memory: some 50 bytes for each segment that has entries in it |
+//! | reading what is in the journal only | moves the key's entries to the segment first |
+//! | append of more than 64 KiB | a write to the segment; `Disk`: an `fdatasync` of it, and in a new segment one `fsync` of the directory |
 //! | first append of a key; a full or expired segment | creates a file; a segment that ends is synced |
 //! | append to a key whose file is not open | opens it; beyond `max_open_files` keys that are appended to in turn, it also syncs and closes another: then raise `max_open_files` |
 //! | [`read_entry_at`](Wal::read_entry_at) | one read of the file, if it is open and the length is guessed right from entries read before; no lock that an append holds |
@@ -386,22 +391,14 @@
 //! | [`follow`](Wal::follow) | one read for a new entry; some hundred bytes while it waits. An append to a key that is not followed pays a relaxed load for it, one that is followed a lock and a wake-up |
 //! | [`enumerate_keys`](Wal::enumerate_keys) | about two reads for each key not used since the directory was opened |
 //! | [`new`](Wal::new) after a shutdown | lists the directory |
-//! | [`new`](Wal::new) after a crash | reads the newest segment of every key, so at most `max_segment_bytes` each |
+//! | [`new`](Wal::new) after a crash | reads the journal, and moves what is in it to the segments; reads the newest segment of every key, at most `max_segment_bytes` each, now or [when the key is used](WalOptions::check_on_open) |
 //! | [`compact`](Wal::compact) | looks at every key; for a segment dropped one `unlink`, for an idle key's last one also a new, synced file; two syncs of the directory in all, and with other limits than an age for all keys, one more for each segment that one key loses |
 //! | [`set_retention`](Wal::set_retention) | a new segment, synced |
 //! | [`snapshot`](Wal::snapshot) | for each sealed segment a link and reading it once, for each newest one a copy and an `fdatasync`; of what an earlier snapshot has already, three short reads |
 //! | [`WalReader::refresh`] | lists the directory; of each key used, reads what is new when it is used again |
 //!
-//! With a [journal](WalOptions::journal_bytes), these are different:
-//!
-//! | | |
-//! |---|---|
-//! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. About one in a thousand appends also moves an eighth of the journal on to the segments, with one write for each of them |
-//! | append, `Disk` | one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none for a new segment |
-//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal |
-//! | reading what is in the journal only | moves the key's entries to the segment first |
-//! | [`new`](Wal::new) after a crash | also reads the journal, and moves what only it has to the segments |
-//! | disk space | the journal's size; descriptors: one |
+//! Without a journal (`journal_bytes` 0), an append is a system call, and `Disk` an `fdatasync` of the segment,
+//! shared by everyone who waits for the same key, and in a new segment one `fsync` of the directory.
 //!
 //! # Seeing what it does
 //!

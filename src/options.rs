@@ -26,11 +26,10 @@ const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64 - SEGMENT_SLACK_BYTES;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Durability {
-    /// Handed to the operating system: one system call.
+    /// Handed to the operating system: a copy into the journal, or one system call.
     #[default]
     Os,
-    /// Synced to the disk: costs a flush of the device, shared by everyone who waits for the same key
-    /// at that moment.
+    /// Synced to the disk: costs a flush of the device, shared by everyone who waits at that moment.
     Disk,
 }
 

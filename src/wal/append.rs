@@ -15,10 +15,10 @@ use crate::stream::{Appended, Payload, Phase, Stream, Writer, frame_bytes};
 impl Wal {
     /// Appends an entry to the key's log and returns a reference to it.
     ///
-    /// `durable` is a [`Durability`], or `false` for `Os` and `true` for `Disk`. `Os` costs one system
-    /// call; `Disk` waits for a sync, shared with everyone who waits for the same key. With a
-    /// [journal](crate::WalOptions::journal_bytes), `Os` costs a copy, and the sync is shared by all keys.
-    /// Nothing is allocated for small entries.
+    /// `durable` is a [`Durability`], or `false` for `Os` and `true` for `Disk`. `Os` costs a copy into the
+    /// [journal](crate::WalOptions::journal_bytes); `Disk` waits for a sync of it, shared with everyone who
+    /// waits, whatever their keys. Without a journal, and for more than 64 KiB, `Os` costs one system call, and
+    /// the sync is that of the key's segment. Nothing is allocated for small entries.
     ///
     /// # Errors
     /// [`KeyTooLong`](WalError::KeyTooLong), [`HeaderTooLarge`](WalError::HeaderTooLarge),
