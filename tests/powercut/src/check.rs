@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keywal::{Durability, EntryRef, ManualClock, Wal};
 
-use crate::common::oracle::{Allowed, Item, KeyModel, Observed, check_lost, index};
+use crate::common::oracle::{Allowed, Item, KeyModel, Observed, check_lost, check_together, index};
 use crate::common::run::Setup;
 use crate::common::{Check, content, header};
 use crate::ensure;
@@ -37,6 +37,7 @@ pub fn check(
         let checked = allowed.check_with_refs(&wal, seen);
         models.push(model(seen, checked.map_err(|text| format!("key {key}: {text}"))?));
     }
+    check_together(allowed, &seen)?;
     opened()?;
     drop(wal);
 
@@ -64,13 +65,20 @@ fn open(dir: &Path, setup: &Setup, clock: &Arc<ManualClock>) -> Check<Wal> {
 
 /// What opening the log has found is on the disk: from now on it is promised.
 fn model(seen: &Observed, lost: Vec<EntryRef>) -> KeyModel {
-    let dropped = Item { reference: None, header: None, content: [].as_slice().into(), ends: true };
+    let dropped = Item {
+        reference: None,
+        header: None,
+        content: [].as_slice().into(),
+        ends: true,
+        together: 0,
+    };
     let mut items = vec![dropped; index(seen.first)];
     items.extend(seen.entries.iter().map(|entry| Item {
         reference: Some(entry.reference),
         header: entry.header.clone(),
         content: entry.content.clone(),
         ends: true,
+        together: 0,
     }));
     KeyModel {
         used: seen.listed,
@@ -93,7 +101,13 @@ fn go_on(wal: &Wal, name: &[u8], key: u64, model: &mut KeyModel) -> Check {
         let entry = wal.read_entry(reference).map_err(|error| format!("read: {error}"))?;
         ensure!(entry.index == model.count(), "{} is next: {entry:?}", model.count());
         ensure!(entry.content == content && entry.header == header, "altered: {entry:?}");
-        model.items.push(Item { reference: Some(reference), header, content, ends: true });
+        model.items.push(Item {
+            reference: Some(reference),
+            header,
+            content,
+            ends: true,
+            together: 0,
+        });
     }
     (model.used, model.durable) = (true, model.count());
     Ok(())

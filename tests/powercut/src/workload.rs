@@ -28,6 +28,7 @@ fn setup(random: &mut Random) -> Setup {
         max_open_files: [1, 8][pick(random, 2)],
         preallocate_bytes: [0, 0, max_segment_bytes.min(64 << 10)][pick(random, 3)],
         journal_bytes: [0, 8 << 10, 64 << 10][pick(random, 3)],
+        check_on_open: pick(random, 2) == 0,
         seed: 0,
     }
 }
@@ -128,7 +129,7 @@ impl World {
 
     pub fn any_op(&mut self) -> Op {
         let key = pick(&mut self.random, self.keys.len());
-        match self.random.next() % 34 {
+        match self.random.next() % 36 {
             0..8 => Op::Small(key),
             8..15 => Op::Large(key),
             15..19 => Op::Batch(key),
@@ -141,6 +142,9 @@ impl World {
             30 => Op::Shutdown,
             31 => Op::Forever(key),
             32 => Op::Last(key),
+            33 | 34 if self.setup.journal_bytes > 0 => {
+                Op::Together(self.random.next().is_multiple_of(2))
+            }
             _ => Op::Kill,
         }
     }
@@ -230,6 +234,7 @@ impl World {
                 self.durable_if(result.is_ok(), key..key + 1);
                 Ok(result)
             }
+            Op::Together(durable) => self.together(durable),
             Op::Forever(key) => self.set_retention(key, Retention::FOREVER),
             Op::Last(key) => self.set_retention(key, Retention::keep_last(1)),
             Op::Sync => {
@@ -305,9 +310,38 @@ impl World {
             header,
             content,
             ends: at + 1 == entries,
+            together: 0,
         }));
         model.doubtful = if result.is_ok() { 0 } else { entries };
         self.durable_if(result.is_ok() && durability == Durability::Disk, key..key + 1);
+        Ok(result.map(drop))
+    }
+
+    /// Appends an entry to each of two keys, together.
+    fn together(&mut self, durable: bool) -> Outcome {
+        let first = pick(&mut self.random, self.keys.len() - 1);
+        let together = self.serial + 1;
+        let entries: Vec<(usize, Option<Bytes>, Bytes)> = [first, first + 1]
+            .into_iter()
+            .map(|key| {
+                self.serial += 1;
+                let content = content(self.serial, pick(&mut self.random, 300));
+                (key, header(self.serial), [self.prefix, &content].concat().into())
+            })
+            .collect();
+        let named = entries
+            .iter()
+            .map(|(key, header, content)| (self.setup.keys[*key], header.clone(), content.clone()));
+        let result = self.wal()?.append_many(named, durable);
+        for (at, (key, header, content)) in entries.into_iter().enumerate() {
+            let model = &mut self.keys[key];
+            model.used = true;
+            if let Ok(references) = &result {
+                let reference = Some(references[at]);
+                model.items.push(Item { reference, header, content, ends: true, together });
+            }
+        }
+        self.durable_if(result.is_ok() && durable, first..first + 2);
         Ok(result.map(drop))
     }
 
