@@ -142,9 +142,7 @@ impl World {
             30 => Op::Shutdown,
             31 => Op::Forever(key),
             32 => Op::Last(key),
-            33 | 34 if self.setup.journal_bytes > 0 => {
-                Op::Together(self.random.next().is_multiple_of(2))
-            }
+            33 | 34 if self.setup.journal_bytes > 0 => Op::Together(self.random.next() % 2 == 0),
             _ => Op::Kill,
         }
     }
