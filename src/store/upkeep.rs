@@ -102,8 +102,16 @@ impl Store {
         segment.append(&mut slices, frames.extent)
     }
 
+    /// Checks whether frames of several segments, of each so many bytes, can be stored together.
+    pub(crate) fn check_together(&self, frames: impl Iterator<Item = u64>) -> Result<()> {
+        let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
+        let bytes = frames.map(Record::bytes_for).sum();
+        let max = ring.most_together();
+        if bytes > max { Err(WalError::TooLarge { bytes, max }) } else { Ok(()) }
+    }
+
     /// Stores frames of several segments so that they are recovered together or not at all, and lets readers
-    /// see them. Returns up to where the journal has to be durable for all of them to survive power loss.
+    /// see them. Their size has been checked. Returns up to where the journal has to be durable for all of them to survive power loss.
     /// After an error nothing has changed.
     pub(crate) fn put_together(&self, batch: &[Frames<'_>]) -> Result<u64> {
         let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
@@ -111,9 +119,6 @@ impl Store {
         let pieces: Vec<Piece<'_>> =
             batch.iter().enumerate().map(|(at, frames)| frames.piece(at < last)).collect();
         let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
-        if bytes > ring.most_together() {
-            return Err(WalError::TooLarge { bytes, max: ring.most_together() });
-        }
         // Whoever waits for it or not: no key may lose what it had before and keep its part of this.
         let promises: Vec<Promise> =
             batch.iter().map(|frames| self.promise_of(frames.segment)).collect();

@@ -15,7 +15,7 @@ use crate::options::Durability;
 use crate::primitives::MutexGuard;
 use crate::report::count;
 use crate::store::Frames;
-use crate::stream::{Appended, Payload, Phase, Prepared, Stream, Writer};
+use crate::stream::{Appended, Payload, Phase, Prepared, Stream, Writer, frame_bytes};
 
 /// What goes to one key.
 struct Part<'a> {
@@ -81,14 +81,13 @@ impl Wal {
     ) -> Result<Vec<(&'a Part<'a>, Appended)>> {
         let store = &self.store;
         store.check_writable()?;
-        if store.ring.is_none() {
-            return Err(WalError::NoJournal);
-        }
         let mut bytes: u64 = 0;
         for part in parts {
             check_key(part.key)?;
             bytes = bytes.saturating_add(self.check_sizes(&part.payloads)?);
         }
+        store
+            .check_together(parts.iter().map(|part| part.payloads.iter().map(frame_bytes).sum()))?;
         let (appended, mark) = loop {
             let targets = parts.iter().map(|part| Ok((part, self.begin(part.key)?)));
             let mut targets: Vec<Target<'a>> = targets.collect::<Result<_>>()?;

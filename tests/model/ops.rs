@@ -8,6 +8,7 @@ pub struct Limits {
     pub max_segment_bytes: u64,
     pub max_open_files: usize,
     pub preallocate_bytes: u64,
+    pub journal_bytes: u64,
     pub max_entries_per_key: Option<u64>,
     pub max_bytes_per_key: Option<u64>,
     pub min_entries_per_key: u64,
@@ -24,6 +25,7 @@ impl From<(u8, u8, u8, u8, u8, u8)> for Limits {
             max_segment_bytes,
             max_open_files: [512, 1, 2, 3][usize::from(files)],
             preallocate_bytes: [0, 1, max_segment_bytes / 2][usize::from(preallocate)],
+            journal_bytes: [64 << 10, 0, 4 << 10][usize::from((files + segments) % 3)],
             max_entries_per_key: [None, None, Some(7), None][usize::from(per_key)],
             max_bytes_per_key: [None, None, None, Some(9000)][usize::from(per_key)],
             min_entries_per_key: [0, 2, 0, 3][usize::from(per_key)],
@@ -48,29 +50,99 @@ impl From<(u8, u8, u16, u16)> for Raw {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Op {
-    Append { key: usize, size: u16, disk: bool },
-    LogEntry { key: usize, size: u16 },
-    Batch { key: usize, entries: u16, size: u16, disk: bool },
-    AppendIf { key: usize, off: u16, size: u16 },
+    Append {
+        key: usize,
+        size: u16,
+        disk: bool,
+    },
+    LogEntry {
+        key: usize,
+        size: u16,
+    },
+    Batch {
+        key: usize,
+        entries: u16,
+        size: u16,
+        disk: bool,
+    },
+    AppendIf {
+        key: usize,
+        off: u16,
+        size: u16,
+    },
+    /// To this key, to another one or the same, and to this one again.
+    Many {
+        key: usize,
+        step: u16,
+        size: u16,
+        disk: bool,
+    },
     Sync,
-    SyncKey { key: usize },
-    ReadRefs { pick: u16 },
-    MadeUpRef { pick: u16, tweak: u16 },
-    Get { key: usize, pick: u16 },
-    Range { key: usize, from: u16, to: u16 },
-    TimeRange { key: usize, from: u16, to: u16 },
-    LastN { key: usize, n: u16, turns: u16 },
-    BothEnds { key: usize, turns: u16 },
-    CheckKey { key: usize },
+    SyncKey {
+        key: usize,
+    },
+    ReadRefs {
+        pick: u16,
+    },
+    MadeUpRef {
+        pick: u16,
+        tweak: u16,
+    },
+    Get {
+        key: usize,
+        pick: u16,
+    },
+    Range {
+        key: usize,
+        from: u16,
+        to: u16,
+    },
+    TimeRange {
+        key: usize,
+        from: u16,
+        to: u16,
+    },
+    LastN {
+        key: usize,
+        n: u16,
+        turns: u16,
+    },
+    BothEnds {
+        key: usize,
+        turns: u16,
+    },
+    CheckKey {
+        key: usize,
+    },
     CheckAll,
-    Advance { how: u16, n: u16 },
-    StepBack { how: u16 },
-    JumpAhead { how: u16 },
+    Advance {
+        how: u16,
+        n: u16,
+    },
+    StepBack {
+        how: u16,
+    },
+    JumpAhead {
+        how: u16,
+    },
     Compact,
-    Truncate { key: usize, pick: u16 },
-    Remove { key: usize },
-    SetRetention { key: usize, how: u16, n: u16 },
-    CreateKey { key: usize, how: u16, n: u16 },
+    Truncate {
+        key: usize,
+        pick: u16,
+    },
+    Remove {
+        key: usize,
+    },
+    SetRetention {
+        key: usize,
+        how: u16,
+        n: u16,
+    },
+    CreateKey {
+        key: usize,
+        how: u16,
+        n: u16,
+    },
     Shutdown,
     Kill,
     DropAndReopen,
@@ -84,7 +156,8 @@ impl Raw {
             19..=20 => Op::SetRetention { key, how: a, n: b },
             21 => Op::CreateKey { key, how: a, n: b },
             22..=23 => Op::LogEntry { key, size: a },
-            24..=29 => Op::Batch { key, entries: b / 2 % 5, size: a, disk: b % 2 == 1 },
+            24..=26 => Op::Batch { key, entries: b / 2 % 5, size: a, disk: b % 2 == 1 },
+            27..=29 => Op::Many { key, step: b / 2, size: a, disk: b % 2 == 1 },
             30..=32 => Op::AppendIf { key, off: b % 3, size: a },
             33 => Op::Sync,
             34 => Op::SyncKey { key },

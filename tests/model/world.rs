@@ -174,6 +174,7 @@ impl World {
             .max_entry_bytes(self.max_entry_bytes())
             .max_open_files(limits.max_open_files)
             .preallocate_bytes(limits.preallocate_bytes)
+            .journal_bytes(limits.journal_bytes)
             .min_entries_per_key(limits.min_entries_per_key)
             .clock(self.clock.clone());
         options.max_entries_per_key = limits.max_entries_per_key;
@@ -199,6 +200,7 @@ impl World {
                 self.append(key, size, Durability::Os, Call::If(u64::from(off)))
             }
             Op::Batch { key, entries, size, disk } => self.batch(key, entries, size, disk),
+            Op::Many { key, step, size, disk } => self.many(key, step, size, disk),
             Op::Sync => self.wal().sync().map_err(|error| text("sync", &error)),
             Op::SyncKey { key } => {
                 self.wal().sync_key(KEYS[key]).map_err(|error| text("sync_key", &error))
@@ -353,6 +355,45 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    fn many(&mut self, key: usize, step: u16, size: u16, disk: bool) -> Check {
+        let other = (key + usize::from(step)) % KEYS.len();
+        let keys = [key, other, key];
+        let payloads = [0, 50, 100].map(|more| self.payload(size.wrapping_add(more)));
+        let times = [self.timestamp(key)?, self.timestamp(other)?];
+        let entries = keys.into_iter().zip(payloads.clone());
+        let entries = entries.map(|(key, (header, content))| (KEYS[key], header, content));
+        let result = self.wal().append_many(entries, disk);
+        let bytes = payloads.each_ref().map(|(h, c)| payload_bytes(h.as_ref(), c) + 32);
+        let too_large = |most: u64| bytes.iter().any(|bytes| bytes - 32 > most);
+        let parts = [bytes[0] + bytes[2], bytes[1]];
+        let whole: u64 = bytes.iter().sum();
+        let segment = self.limits.max_segment_bytes;
+        let refuse = if other == key {
+            too_large(self.max_entry_bytes()) || whole > segment
+        } else {
+            let records: u64 = parts.iter().map(|part| (64 + part).next_multiple_of(8)).sum();
+            too_large(self.max_entry_bytes())
+                || parts[0] > segment
+                || self.limits.journal_bytes > 0 && records > self.limits.journal_bytes / 4
+        };
+        if refuse {
+            return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
+        }
+        if other != key && self.limits.journal_bytes == 0 {
+            return refused(result, |error| matches!(error, WalError::NoJournal));
+        }
+        let refs = result.map_err(|error| text("append_many", &error))?;
+        let mut made = refs.into_iter().zip(payloads).map(|(made, (h, c))| (made, h, c));
+        let (first, second, third) = (made.next(), made.next(), made.next());
+        if other == key {
+            self.take(key, times[0], [first, second, third].into_iter().flatten().collect());
+        } else {
+            self.take(key, times[0], [first, third].into_iter().flatten().collect());
+            self.take(other, times[1], second.into_iter().collect());
+        }
+        Ok(())
     }
 
     fn batch(&mut self, key: usize, entries: u16, size: u16, disk: bool) -> Check {
