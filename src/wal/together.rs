@@ -8,7 +8,7 @@ use super::Wal;
 use super::append::refs;
 use super::read::check_key;
 use crate::entry::EntryRef;
-use crate::error::{Result, WalError};
+use crate::error::Result;
 use crate::format::key_hash;
 use crate::fs::len_u64;
 use crate::options::Durability;
