@@ -104,8 +104,8 @@ pub struct Run {
     /// Keys of which a sync failed: what had waited for it may be lost, and no later sync proves anything.
     unsynced: Vec<bool>,
     pub sync_failed: bool,
-    /// An append has failed since the log was opened: it may have left a file that it could not remove.
-    append_failed: bool,
+    /// Appends that failed since the log was opened: each may have left a file that it could not remove.
+    failed_appends: u32,
     /// The power was cut and the log has not been opened since.
     pub power_cut: bool,
     /// For the next directory, before it is opened.
@@ -142,7 +142,7 @@ impl Run {
             unsynced: vec![false; keys.len()],
             keys,
             sync_failed: false,
-            append_failed: false,
+            failed_appends: 0,
             power_cut: false,
             faults: Vec::new(),
             calls_of_open: Vec::new(),
@@ -233,7 +233,7 @@ impl Run {
             Err(error) => (vec![None; sizes.len()], Some(error)),
         };
         if let Some(error) = &error {
-            self.append_failed = true;
+            self.failed_appends += 1;
             let was_poisoned = self.poisoned[key];
             if is_sync_error(error) {
                 // To make room, the file of another key may have been closed, and that one failed.
@@ -431,7 +431,7 @@ impl Run {
         };
         // A key whose creation or removal was cut off half-way has to be looked at.
         let report = opened.recovery_report();
-        let debris = self.append_failed && !report.ignored.is_empty();
+        let debris = self.failed_appends > 0 && !report.ignored.is_empty();
         let removal = self.keys.iter().any(|key| key.maybe_removed);
         let stuck = self.poisoned.contains(&true) || removal || debris;
         let clean = closed.is_ok() && was_open && !stuck;
@@ -477,7 +477,7 @@ impl Run {
         self.poisoned.fill(false);
         self.unsynced.fill(false);
         self.sync_failed = false;
-        self.append_failed = false;
+        self.failed_appends = 0;
         Ok(())
     }
 }
