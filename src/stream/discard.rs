@@ -56,7 +56,7 @@ impl Stream {
         let idle = expired == chain.nodes.len() && newest.expiration_ms <= through_ms;
         let mut full = None;
         if idle && newest.extent().count > 0 && writer.phase != Phase::Damaged {
-            full = self.succeed(store, &mut writer, &newest, now_ms)?;
+            full = self.succeed(store, &mut writer, now_ms)?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
         if drop.is_empty() {
@@ -84,14 +84,10 @@ impl Stream {
 
     /// Starts an empty segment that carries the numbers on. A full disk is not the end: the error is
     /// returned as a value, because to drop the other segments makes space.
-    fn succeed(
-        &self,
-        store: &Store,
-        writer: &mut Writer,
-        newest: &Arc<Segment>,
-        now_ms: u64,
-    ) -> Result<Option<WalError>> {
-        match self.rotate(store, writer, newest, now_ms) {
+    fn succeed(&self, store: &Store, writer: &mut Writer, now_ms: u64) -> Result<Option<WalError>> {
+        // One that a reader has opened need not be in the cache, and if its sync failed, nobody would know.
+        let newest = self.segment_to_append(store, writer)?;
+        match self.rotate(store, writer, &newest, now_ms) {
             Ok(_) => Ok(None),
             Err(full @ WalError::StorageFull { .. }) => Ok(Some(full)),
             Err(error) => Err(error),
@@ -195,7 +191,7 @@ impl Stream {
             && newest.extent().count > 0
             && writer.phase != Phase::Damaged
         {
-            full = self.succeed(store, &mut writer, &newest, store.now_ms())?;
+            full = self.succeed(store, &mut writer, store.now_ms())?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
         // Recovery cannot know the reason for a gap, so a crash must not leave one: the unlinks survive
