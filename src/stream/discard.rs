@@ -4,7 +4,6 @@
 //! place survives power loss. A crash in between leaves more files, never fewer entries.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
@@ -12,7 +11,6 @@ use crate::error::{Result, WalError};
 use crate::format::FileHeader;
 use crate::report::{CompactionReport, count};
 use crate::retention;
-use crate::segment::Segment;
 use crate::store::Store;
 
 /// A segment that is to be dropped.

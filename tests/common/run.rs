@@ -97,6 +97,9 @@ pub struct Run {
     pub keys: Vec<KeyModel>,
     /// As `keys`, before the last operation.
     pub before: Vec<KeyModel>,
+    /// The key of the last operation, an append that failed, as if that had not: before it has been undone, all
+    /// of it may be there, as zeros that were not written are as good as others.
+    pub attempted: Option<(usize, KeyModel)>,
     /// Where the last operation begins in the trace.
     pub start: usize,
     /// A sync failed since the log was opened: of no key, of this one, of any of them.
@@ -138,6 +141,7 @@ impl Run {
             sim: SimDir::new(setup.seed),
             wal: None,
             before: keys.clone(),
+            attempted: None,
             poisoned: vec![false; keys.len()],
             unsynced: vec![false; keys.len()],
             keys,
@@ -163,6 +167,7 @@ impl Run {
     /// that can where calls fail.
     pub fn apply(&mut self, op: Op) -> Check<Result<(), WalError>> {
         self.before.clone_from(&self.keys);
+        self.attempted = None;
         self.start = self.sim.trace_len();
         if self.wal.is_none() && !matches!(op, Op::Kill | Op::Cut(_) | Op::Shutdown) {
             return Ok(Err(WalError::Closed));
@@ -234,6 +239,12 @@ impl Run {
         };
         if let Some(error) = &error {
             self.failed_appends += 1;
+            let mut attempted = self.keys[key].clone();
+            attempted.items.truncate(index(attempted.count()));
+            attempted.doubtful = 0;
+            attempted.items.extend(items(entries.clone(), references.clone()));
+            attempted.used = true;
+            self.attempted = Some((key, attempted));
             let was_poisoned = self.poisoned[key];
             if is_sync_error(error) {
                 // To make room, the file of another key may have been closed, and that one failed.
