@@ -360,7 +360,12 @@ fn crash(run: &Run, first: usize, counts: &Counts) -> Check {
         let allowed: Vec<Allowed<'_>> = (0..run.keys.len())
             .map(|key| match (&run.before[key], &run.keys[key]) {
                 (_, after) if at == end => after.after_power_cut(),
-                (before, after) => before.in_flight(after, before.durable),
+                (before, after) => match &run.attempted {
+                    Some((of, attempted)) if *of == key => {
+                        before.in_flight(attempted, before.durable)
+                    }
+                    _ => before.in_flight(after, before.durable),
+                },
             })
             .collect();
         run.sim.crash_images(at, &budget, &mut |image, choice| {

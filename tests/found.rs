@@ -744,3 +744,31 @@ fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
         assert!(contents(&wal, second).is_empty());
     }
 }
+
+/// Where the cache was full of a file with unsynced bytes, the segment that was to be sealed was not in it: its
+/// failed sync was forgotten, and the shutdown afterwards called the directory closed.
+#[test]
+fn a_seal_whose_sync_failed_is_not_forgotten_while_other_files_are_open() {
+    for compact in [false, true] {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let open = || {
+            let options = options().max_open_files(1).clock(clock.clone());
+            Wal::open_in(Arc::new(sim.clone()), options).unwrap()
+        };
+        let wal = open();
+        wal.append_entry("idle", None, "synced", true).unwrap();
+        wal.shutdown().unwrap();
+        let wal = open();
+        wal.append_entry("busy", None, "not synced", false).unwrap();
+        fail(&sim, CallKind::SyncData, 0, EIO, "idle-");
+        if compact {
+            clock.advance(options().entry_retention * 3);
+            assert_eq!(wal.compact().unwrap().failures.len(), 1);
+        } else {
+            wal.truncate_before("idle", 1).unwrap_err();
+        }
+        let closed = wal.shutdown();
+        assert!(matches!(closed, Err(WalError::Poisoned { .. })), "{closed:?}");
+    }
+}

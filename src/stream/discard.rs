@@ -51,6 +51,7 @@ impl Stream {
         writer: &mut Writer,
         now_ms: u64,
     ) -> Result<Option<WalError>> {
+        // One that a reader has opened need not be in the cache, and if its sync failed, nobody would know.
         let newest = self.segment_to_append(store, writer)?;
         match self.rotate(store, writer, &newest, now_ms) {
             Ok(_) => Ok(None),

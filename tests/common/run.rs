@@ -123,6 +123,9 @@ pub struct Run {
     pub keys: Vec<KeyModel>,
     /// As `keys`, before the last operation.
     pub before: Vec<KeyModel>,
+    /// The key of the last operation, an append that failed, as if that had not: before it has been undone, all
+    /// of it may be there, as zeros that were not written are as good as others.
+    pub attempted: Option<(usize, KeyModel)>,
     /// Where the last operation begins in the trace.
     pub start: usize,
     /// A sync failed since the log was opened: of no key, of this one, of any of them.
@@ -130,8 +133,8 @@ pub struct Run {
     /// Keys of which a sync failed: what had waited for it may be lost, and no later sync proves anything.
     unsynced: Vec<bool>,
     pub sync_failed: bool,
-    /// An append has failed since the log was opened: it may have left a file that it could not remove.
-    append_failed: bool,
+    /// Appends that failed since the log was opened: each may have left a file that it could not remove.
+    failed_appends: u32,
     /// The power was cut and the log has not been opened since.
     pub power_cut: bool,
     /// For the next directory, before it is opened.
@@ -164,11 +167,12 @@ impl Run {
             sim: SimDir::new(setup.seed),
             wal: None,
             before: keys.clone(),
+            attempted: None,
             poisoned: vec![false; keys.len()],
             unsynced: vec![false; keys.len()],
             keys,
             sync_failed: false,
-            append_failed: false,
+            failed_appends: 0,
             power_cut: false,
             faults: Vec::new(),
             calls_of_open: Vec::new(),
@@ -189,6 +193,7 @@ impl Run {
     /// that can where calls fail.
     pub fn apply(&mut self, op: Op) -> Check<Result<(), WalError>> {
         self.before.clone_from(&self.keys);
+        self.attempted = None;
         self.start = self.sim.trace_len();
         if self.wal.is_none() && !matches!(op, Op::Kill | Op::Cut(_) | Op::Shutdown) {
             return Ok(Err(WalError::Closed));
@@ -262,7 +267,13 @@ impl Run {
             Err(error) => (vec![None; sizes.len()], Some(error)),
         };
         if let Some(error) = &error {
-            self.append_failed = true;
+            self.failed_appends += 1;
+            let mut attempted = self.keys[key].clone();
+            attempted.items.truncate(index(attempted.count()));
+            attempted.doubtful = 0;
+            attempted.items.extend(items(entries.clone(), references.clone()));
+            attempted.used = true;
+            self.attempted = Some((key, attempted));
             let was_poisoned = self.poisoned[key];
             if is_sync_error(error) {
                 // To make room, the file of another key may have been closed, and that one failed.
@@ -590,7 +601,7 @@ impl Run {
         };
         // A key whose creation or removal was cut off half-way has to be looked at.
         let report = opened.recovery_report();
-        let debris = self.append_failed && !report.ignored.is_empty();
+        let debris = self.failed_appends > 0 && !report.ignored.is_empty();
         let removal = self.keys.iter().any(|key| key.maybe_removed);
         let stuck = self.poisoned.contains(&true) || removal || debris;
         let clean = closed.is_ok() && was_open && !stuck;
@@ -656,7 +667,7 @@ impl Run {
         self.poisoned.fill(false);
         self.unsynced.fill(false);
         self.sync_failed = false;
-        self.append_failed = false;
+        self.failed_appends = 0;
         Ok(())
     }
 }
