@@ -35,6 +35,9 @@ pub struct KeyModel {
     pub doubtful: usize,
     /// The oldest entry that is kept. A range after an error: some may be gone, or come back.
     pub first: (u64, u64),
+    /// A call that was to drop the entries before this index returned an error. A power cut may bring files
+    /// back that it had unlinked: they are not part of the log, but references into them read what they did.
+    pub half_dropped: u64,
     /// Every entry before this index survives power loss, unless it is dropped.
     pub durable: u64,
     /// The retention of its own, and the one that a call that returned an error was to give it.
@@ -53,6 +56,7 @@ pub struct KeyModel {
 pub struct Allowed<'a> {
     items: &'a [Item],
     first: RangeInclusive<u64>,
+    half_dropped: u64,
     next: RangeInclusive<u64>,
     absent: bool,
     /// The key may have been removed, so that it says nothing about what others have.
@@ -93,6 +97,7 @@ impl KeyModel {
         Allowed {
             items: &self.items,
             first: self.first.0..=self.first.1,
+            half_dropped: self.half_dropped,
             next: kept..=self.items.len() as u64,
             absent: kept == 0 && !self.named || self.maybe_removed,
             retentions: self.retentions(),
@@ -144,6 +149,7 @@ impl KeyModel {
             allowed.in_flight = self.count();
         }
         allowed.first = self.first.0..=after.first.1.max(self.first.1);
+        allowed.half_dropped = after.half_dropped;
         allowed.retentions.extend(after.retentions());
         allowed.never_used &= !after.used;
         allowed.absent |= after.maybe_removed;
@@ -295,7 +301,8 @@ impl Allowed<'_> {
         for (at, item) in (0..).zip(self.items) {
             let Some(reference) = item.reference else { continue };
             // While entries are being dropped, a reference may still give what it always gave.
-            let dropping = (*self.first.start()..seen.first).contains(&at);
+            let dropping = (*self.first.start()..seen.first).contains(&at)
+                || at < seen.first.min(self.half_dropped);
             if !dropping && !(seen.first..seen.next).contains(&at) {
                 check_lost(wal, &[reference])?;
                 lost.extend((at < self.in_flight).then_some(reference));

@@ -558,6 +558,7 @@ impl Run {
         let model = &mut self.keys[key];
         if result.is_err() {
             model.first.1 = first.max(model.first.1);
+            model.half_dropped = model.half_dropped.max(first);
             return;
         }
         model.first = (first, first);
