@@ -38,7 +38,7 @@ impl Wal {
     /// come later: when one of the entries is read or leaves the journal before anybody else has synced it.
     ///
     /// # Errors
-    /// [`NoJournal`](WalError::NoJournal); [`TooLarge`](WalError::TooLarge) if the entries of one key do not fit
+    /// [`NoJournal`](crate::WalError::NoJournal); [`TooLarge`](crate::WalError::TooLarge) if the entries of one key do not fit
     /// into a segment, or all of them, with about 64 bytes for each key and 32 for each entry, into a quarter of
     /// the journal. Else as [`append_entry`](Self::append_entry): after an error none of the entries is in
     /// the log, unless it was one of the sync: then the fate of all of them is unknown, and the same. Keys
