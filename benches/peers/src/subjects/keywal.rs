@@ -20,16 +20,6 @@ fn keywal_options(keys: usize) -> WalOptions {
         .journal_bytes(journal_bytes)
 }
 
-impl Keywal {
-    /// One entry in each key, made durable together.
-    fn append_many(&self, content: Content) -> Result<()> {
-        for key in &self.keys {
-            self.wal.append_entry(key, None, content, false)?;
-        }
-        Ok(self.wal.sync()?)
-    }
-}
-
 impl Subject for Keywal {
     const NAME: &'static str = "keywal";
     const SURVIVES: Survives = Survives::Kill;
@@ -60,7 +50,9 @@ impl Subject for Keywal {
     }
 
     fn append_to_each_durably(&mut self, content: Content) -> Result<()> {
-        self.append_many(content)
+        let entries = self.keys.iter().map(|key| (key, None, Bytes::from_static(content)));
+        self.wal.append_many(entries, true)?;
+        Ok(())
     }
 
     fn reader(&self) -> Result<Reader<'_, EntryRef>> {
