@@ -4,7 +4,7 @@
 //! [`EntryRef`], a small handle that reads this entry back directly, across restarts, until retention
 //! drops it. So references stay in memory and data on disk: the log keeps nothing in memory for an
 //! entry. It is for one key or for many: topic-partitions, event streams of entities, tables, devices.
-//! A [`Wal`] is used through `&self` from any number of threads; it keeps no thread of its own and prints
+//! A [`Wal`] is used through `&self` from any number of threads; it keeps no thread of its own unless asked to, and prints
 //! nothing.
 //!
 //! # Quick start
@@ -378,7 +378,7 @@
 //! | disk space for a directory | the [journal](WalOptions::journal_bytes)'s 4 MiB, and one descriptor more |
 //! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some thousand appends also moves an eighth of the journal on to the segments, with one write for each of them; or a [thread](WalOptions::maintenance_thread) does |
 //! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment |
-//! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk` |
+//! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk`. With `Os`, who reads or follows one of the entries before anybody has synced the journal does that first |
 //! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none for `Os` appends. Memory: some 50 bytes for each segment that has entries in it |
 //! | reading what is in the journal only | moves the key's entries to the segment first |
 //! | append of more than 64 KiB | a write to the segment; `Disk`: an `fdatasync` of it, and in a new segment one `fsync` of the directory |

@@ -70,14 +70,16 @@ impl Wal {
     /// holds.
     ///
     /// After a clean [`shutdown`](Self::shutdown) this lists the directory and reads no segment. After
-    /// a crash it reads the newest segment of every key; see
+    /// a crash it moves what the journal has to the segments, and reads the newest segment of every key, unless
+    /// [`check_on_open`](WalOptions::check_on_open) says otherwise; see
     /// [`recovery_report`](Self::recovery_report).
     ///
     /// # Errors
     /// [`InvalidOptions`](WalError::InvalidOptions), [`Locked`](WalError::Locked),
     /// [`UnsupportedVersion`](WalError::UnsupportedVersion), and [`Io`](WalError::Io) if the path is not
-    /// a directory that can be read and written, or if reading a segment fails. Damage is no error here:
-    /// it is in the report, and on the entries it hit.
+    /// a directory that can be read and written, or if reading a segment fails.
+    /// [`StorageFull`](WalError::StorageFull) if what the journal has finds no space: make some and open again;
+    /// nothing is lost. Damage is no error here: it is in the report, and on the entries it hit.
     pub fn new(path: impl AsRef<Path>, options: WalOptions) -> Result<Self> {
         options.validate()?;
         let path = path.as_ref();

@@ -85,7 +85,7 @@ impl Stream {
         if let Some(cut) = store.cuts.wanted() {
             self.note_end(store, writer, cut);
         }
-        let spot = self.spot(store, writer, payloads, durability)?;
+        let spot = self.spot(store, writer, payloads, durability, store.append_ms())?;
         match payloads {
             [payload] if spot.bytes() > COPY_BYTES || store.ring.is_some() => {
                 let header = spot.frame_header(payload);
@@ -115,8 +115,9 @@ impl Stream {
         writer: &mut Writer,
         payloads: &[Payload<'_>],
         durability: Durability,
+        now_ms: u64,
     ) -> Result<Prepared> {
-        let spot = self.spot(store, writer, payloads, durability)?;
+        let spot = self.spot(store, writer, payloads, durability, now_ms)?;
         let mut frames = Vec::with_capacity(usize::try_from(spot.bytes()).unwrap_or(0));
         let checksum = spot.encode(payloads, &mut frames);
         Ok(Prepared { spot, frames, checksum })
@@ -140,9 +141,10 @@ impl Stream {
         writer: &mut Writer,
         payloads: &[Payload<'_>],
         durability: Durability,
+        now_ms: u64,
     ) -> Result<Spot> {
         let bytes: u64 = payloads.iter().map(frame_bytes).sum();
-        let now_ms = store.append_ms().max(writer.last_ms);
+        let now_ms = now_ms.max(writer.last_ms);
         let segment = self.room_for(store, writer, bytes, now_ms)?;
         if durability == Durability::Disk {
             store.check_name(&segment)?;

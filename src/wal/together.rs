@@ -34,7 +34,8 @@ impl Wal {
     /// references come in the order of the entries. Without entries it does nothing.
     ///
     /// Needs a [journal](crate::WalOptions::journal_bytes), unless all entries are of one key. While the log is
-    /// open, a reader may see the entries of one key a moment before those of another. With `Os`, a sync may
+    /// open, a reader may see the entries of one key a moment before those of another; a
+    /// [`snapshot`](Self::snapshot) has all of them or none, and [`restore`](crate::restore) of a log in use may not. With `Os`, a sync may
     /// come later: when one of the entries is read or leaves the journal before anybody else has synced it.
     ///
     /// # Errors
@@ -143,9 +144,11 @@ impl Wal {
                 stream.note_end(store, writer, cut);
             }
         }
+        // One moment for all of them.
+        let now_ms = store.append_ms();
         let mut prepared: Vec<Prepared> = Vec::with_capacity(targets.len());
         for ((part, stream), writer) in targets.iter().zip(&mut writers) {
-            prepared.push(stream.prepare(store, writer, &part.payloads, durability)?);
+            prepared.push(stream.prepare(store, writer, &part.payloads, durability, now_ms)?);
         }
         let parts: Vec<[&[u8]; 1]> = prepared.iter().map(Prepared::parts).collect();
         let frames: Vec<Frames<'_>> =

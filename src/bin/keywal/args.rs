@@ -279,7 +279,8 @@ pub struct Export {
 
 /// Append the entries that `export` printed, or those of a nano-wal directory.
 ///
-/// Entries get new indexes, references and times. A line that is no entry is refused with its number: of a
+/// Entries get new indexes, references and times, and keys nothing of their own: set their retention and metadata
+/// before anything compacts. (`snapshot` and `restore` keep all of it.) A line that is no entry is refused with its number: of a
 /// file nothing is appended then; of standard input the lines before it have been.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("source").args(["file", "from_nano_wal"]))]
