@@ -7,6 +7,9 @@
 //! A [`Wal`] is used through `&self` from any number of threads; it keeps no thread of its own unless asked to, and prints
 //! nothing.
 //!
+//! [`guide`] shows how to build on it: brokers, indexes in little memory, event sourcing; a recipe for each kind
+//! of use; when to take something else.
+//!
 //! # Quick start
 //!
 //! ```
@@ -441,6 +444,8 @@ mod format;
 pub mod fs;
 #[cfg(not(any(test, feature = "sim")))]
 mod fs;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod hook;
 mod maintenance;
 mod observe;

@@ -38,6 +38,7 @@ const LAYERS: &[&str] = &[
     "restore",
     "wal",
     "typed",
+    "guide",
     "lib",
 ];
 const MAX_FILE_LINES: usize = 600;

@@ -1,0 +1,138 @@
+//! Brokers: topics in partitions, a key for each partition.
+//!
+//! A partition is a key, and its offsets are the key's indexes: dense, from 0, never given twice, going on
+//! across restarts and retention. The log does what is hard on disk; who may read what, and the network, are
+//! the broker's. `examples/messaging.rs` is one with priorities, groups, retries, dead letters.
+//!
+//! # Options
+//!
+//! | option | for a broker | because |
+//! |---|---|---|
+//! | [`max_open_files`] | more than partitions in use, with `ulimit -n` above it | beyond it an append syncs and closes the file of another partition |
+//! | [`journal_bytes`] | 64 MiB with thousands of partitions | the more of a partition's entries go to its segment with one write, the better |
+//! | [`maintenance_thread`] | `true` | no append has to move the journal on: shorter tails of latency |
+//! | [`check_on_open`] | `false` with very many | after a crash, a partition is checked when it is first used |
+//! | [`segments_per_retention_period`] | as it is | more segments: expired entries go sooner, and there are more files |
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use keywal::{KeyOptions, Retention, Wal, WalOptions};
+//! use std::time::Duration;
+//!
+//! let options = WalOptions::default()
+//!     .max_open_files(4096)
+//!     .journal_bytes(64 << 20)
+//!     .maintenance_thread(true)
+//!     .check_on_open(false);
+//! let wal = Wal::new(dir.path(), options)?;
+//!
+//! // A topic: its partitions, with a retention of their own, and bytes that say what they are.
+//! let day = Retention::keep_for(Duration::from_secs(24 * 60 * 60)).max_bytes(10 << 30);
+//! for partition in 0..8 {
+//!     let options = KeyOptions::default().retention(day).metadata("topic=orders partitions=8");
+//!     wal.create_key(format!("orders/{partition}"), options)?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Producing
+//!
+//! The hash that chooses a partition has to be the same for ever: write it down, do not take
+//! `DefaultHasher`, which the next version of Rust may change. What belongs together goes into one batch: one
+//! write, all there after a crash or none. Which durability? `Os` where a broker that dies must lose nothing,
+//! `Disk` where the machine may; those who wait for the disk at one moment share its sync, of whatever
+//! partition. In async programs append with `Os` and await `Wal::when_durable` (feature `async`).
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # use bytes::Bytes;
+//! # use keywal::{Wal, WalOptions};
+//! # let wal = Wal::new(dir.path(), WalOptions::default())?;
+//! /// FNV-1a.
+//! fn partition_of(routing_key: &str, partitions: u64) -> u64 {
+//!     let hash = routing_key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+//!         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+//!     });
+//!     hash % partitions
+//! }
+//!
+//! let partition = format!("orders/{}", partition_of("customer-7", 8));
+//! let header = Some(Bytes::from("type=ordered"));
+//! wal.append_entry(&partition, header.clone(), "three pens", true)?;
+//! let batch = ["two books", "a lamp"].map(|content| (header.clone(), Bytes::from(content)));
+//! let references = wal.append_batch(&partition, batch, true)?;
+//! // The offset, if the producer wants to know it.
+//! assert_eq!(wal.read_entry(references[1])?.index, 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Consuming
+//!
+//! [`follow`](crate::Wal::follow) yields what is there from an offset on and then waits for more: no polling,
+//! no thread behind it. With [`durable_only`](crate::Follow::durable_only) a consumer never sees what a power
+//! cut could still take back. How far a group has come is a key that keeps its last entry. A group that comes
+//! after its entries have been dropped is told [`Behind`](crate::WalError::Behind), once, and goes on with
+//! the oldest there is.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use keywal::{Retention, Wal, WalError, WalOptions};
+//! use std::time::Duration;
+//!
+//! let wal = Wal::new(dir.path(), WalOptions::default())?;
+//! # wal.log_entry("orders/3", None, "three pens")?;
+//! # wal.log_entry("orders/3", None, "two books")?;
+//! let committed = "groups/billing/orders/3";
+//! wal.set_retention(committed, Retention::keep_last(1))?;
+//!
+//! let from = match wal.last(committed)? {
+//!     Some(entry) => u64::from_le_bytes(entry.content[..].try_into()?),
+//!     None => 0,
+//! };
+//! let mut orders = wal.follow("orders/3", from)?.durable_only();
+//! loop {
+//!     match orders.next_timeout(Duration::from_millis(10)) {
+//!         Ok(Some(order)) => println!("{}: {} bytes", order.index, order.content.len()),
+//!         Ok(None) => break, // nothing new: a moment to commit
+//!         Err(WalError::Behind { wanted, oldest }) => println!("{wanted}..{oldest} are gone"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! wal.append_entry(committed, None, orders.next_index().to_le_bytes(), false)?;
+//! # assert_eq!(orders.next_index(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A consumer that fails before it commits sees its entries again: at least once. Where what it makes goes to
+//! the same log, [`append_many`](crate::Wal::append_many) writes result and offset together, and each order
+//! has its effect in the log once:
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # use bytes::Bytes;
+//! # use keywal::{Wal, WalOptions};
+//! # let wal = Wal::new(dir.path(), WalOptions::default())?;
+//! # let next: u64 = 2;
+//! let committed = Bytes::copy_from_slice(&next.to_le_bytes());
+//! let invoice = ("invoices/3", None, Bytes::from("two books: 30.00"));
+//! wal.append_many([invoice, ("groups/billing/orders/3", None, committed)], false)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A consumer in another process on the machine reads with a [`WalReader`](crate::WalReader) and commits by way
+//! of the broker: one process writes. Replay for a new group is `follow` from [`first_index`], or from
+//! [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all partitions of a topic in time order.
+//!
+//! # Running it
+//!
+//! Call [`compact`](crate::Wal::compact) about once a segment window, [`health`](crate::Wal::health) every few
+//! seconds; lag is [`next_index`](crate::Wal::next_index) less what is committed. See
+//! [`operations`](super::operations) for both, and for a second copy on another machine.
+//!
+//! [`max_open_files`]: crate::WalOptions::max_open_files
+//! [`journal_bytes`]: crate::WalOptions::journal_bytes
+//! [`maintenance_thread`]: crate::WalOptions::maintenance_thread
+//! [`check_on_open`]: crate::WalOptions::check_on_open
+//! [`segments_per_retention_period`]: crate::WalOptions::segments_per_retention_period
+//! [`first_index`]: crate::Wal::first_index
+//! [`index_at`]: crate::Wal::index_at
