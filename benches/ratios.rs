@@ -146,6 +146,29 @@ fn durable(bench: &Bench) {
         || each(n, |_| append_batch(&wal, "k", 100, true)) / count(BATCH),
         || each(n, |_| file.write_durably(&frames)) / count(BATCH),
     );
+    many_together(bench);
+}
+
+/// The floor writes all of it to one file.
+fn many_together(bench: &Bench) {
+    const KEYS: usize = 256;
+    let (wal, frames) = (bench.wal(), frame(100).repeat(KEYS));
+    let names: Vec<String> = (0..KEYS).map(key).collect();
+    let mut file = Growing::create(&bench.dir().join("floor"));
+    let content = Bytes::from(vec![7; 100]);
+    let append = || {
+        let entries = names.iter().map(|name| (name, None, content.clone()));
+        black_box(wal.append_many(entries, true).expect("append"));
+    };
+    append();
+    let n = bench.scale(10);
+    bench.compare(
+        "100 B in each of 256 keys together `Disk`, an entry",
+        None,
+        40,
+        || each(n, |_| append()) / count(KEYS),
+        || each(n, |_| file.write_durably(&frames)) / count(KEYS),
+    );
 }
 
 fn append_one(wal: &Wal, key: &str, bytes: usize, durable: bool) {
