@@ -85,9 +85,10 @@
 //!
 //! [`before_drop`](crate::WalOptions::before_drop) is asked about each segment before retention drops it, and
 //! whatever fails in it keeps the segment. It is told about a segment again if a crash comes between: give the
-//! copy the name of the segment. A directory of such copies can be [verified](crate::verify()), and read with a
-//! [`WalReader`](crate::WalReader); `Wal::new` would start new segments in it. Compress in the hook, if at all:
-//! the segments of the log stay as they are.
+//! copy the name of the segment. A [`WalReader`](crate::WalReader) reads a directory of such copies, and
+//! [`verify`](crate::verify()) checks it (its report says that `META` is missing, which the copies do not need);
+//! do not open it with `Wal::new`, which writes. Compress in the hook, if at all: the segments of the log stay as
+//! they are.
 //!
 //! ```
 //! # let home = tempfile::tempdir()?;

@@ -6,7 +6,7 @@
 //! # Questions about content
 //!
 //! There is no query, no secondary index, no update in place. Whoever mostly asks "which ones have ...?" wants
-//! SQLite or another database; whoever mostly overwrites values, a key-value store. A log beneath one's own
+//! an SQL database; whoever mostly overwrites values, a key-value store. A log beneath one's own
 //! index, as in [`refs`](super::refs), is worth it where data are written once and the index is simple.
 //!
 //! # Very many keys with very few entries
