@@ -14,7 +14,8 @@
 //! system call, one sync serves all keys that wait for the disk, and entries of several keys can be all there or
 //! none ([`append_many`](crate::Wal::append_many)). It has a fixed size and is used again from the start. It is a
 //! part of the log: never remove it, back it up with the rest (or use [`snapshot`](crate::Wal::snapshot)), and
-//! never cut it while the log is open. [`journal_bytes`](crate::WalOptions::journal_bytes) 0 does without.
+//! never cut it while the log is open. [`journal_bytes`](crate::WalOptions::journal_bytes) 0 does without; several keys
+//! cannot be appended to together then.
 //!
 //! # How large should journal and segments be?
 //!
@@ -37,7 +38,7 @@
 //!
 //! # What does `Poisoned` mean?
 //!
-//! A sync failed. The system may have thrown away what it could not write, and reports that once; trying again
+//! As a rule, that a sync failed. (Or that a file could be neither made nor removed.) The system may have thrown away what it could not write, and reports that once; trying again
 //! would succeed and prove nothing. So nobody is told "durable" after it: the key refuses to go on with
 //! [`Poisoned`](crate::WalError::Poisoned), reads still work. Close the log and open it again: recovery finds out
 //! what the disk has. Then look for the reason, since a disk that fails a sync is rarely well;

@@ -41,24 +41,25 @@
 //!
 //! # A queue
 //!
-//! Jobs go in at one end; a worker takes them from where it stopped. Done and retried jobs are entries, too:
-//! the next attempt, or the dead letter, and how far the worker has come go in together, so that no job is lost
-//! and none is retried twice. *Options:* `Disk` for jobs that must not be lost with the power;
+//! Jobs go in at one end; a worker takes them from where it stopped. The next attempt at a job that failed, or
+//! its dead letter, goes in together with how far the worker has come, so that no job is lost and none is there
+//! twice. A worker that dies before that does the job again: what it does must bear that. *Options:* `Disk` for jobs that must not be lost with the power;
 //! [`truncate_before`](crate::Wal::truncate_before) instead of an age drops what is done. More workers: a key
 //! for each, as for [partitions](super::brokers). *More:* `examples/messaging.rs`.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
 //! # use bytes::Bytes;
-//! # use keywal::{Wal, WalOptions};
+//! # use keywal::{Retention, Wal, WalOptions};
 //! # use std::time::Duration;
 //! let wal = Wal::new(dir.path(), WalOptions::with_retention(Duration::MAX))?;
 //! wal.log_entry("jobs", Some(Bytes::from_static(&[1])), "paint the fence")?;
+//! wal.set_retention("jobs/done", Retention::keep_last(1))?;
 //!
 //! # fn work(_: &[u8]) -> Result<(), ()> { Err(()) }
 //! let done = wal.last("jobs/done")?;
 //! let done = done.map_or(Ok(0), |entry| entry.content[..].try_into().map(u64::from_le_bytes))?;
-//! let mut jobs = wal.follow("jobs", done)?;
+//! let mut jobs = wal.follow("jobs", done)?.durable_only();
 //! while let Some(job) = jobs.next_timeout(Duration::from_millis(10))? {
 //!     let done = ("jobs/done", None, Bytes::copy_from_slice(&(job.index + 1).to_le_bytes()));
 //!     let attempt = job.header.as_ref().and_then(|header| header.first()).copied().unwrap_or(1);

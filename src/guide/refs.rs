@@ -61,7 +61,8 @@
 //! Either it is made again, by reading the log once; or it is stored with the number of entries it covers, and
 //! only what came later is read. Entries in a stored index have to be in the log after a power cut: `sync`
 //! before storing. (If that is forgotten, a reference to an entry that was lost answers
-//! [`InvalidRef`](crate::WalError::InvalidRef) or [`Expired`](crate::WalError::Expired).)
+//! [`InvalidRef`](crate::WalError::InvalidRef) or [`Expired`](crate::WalError::Expired), never other data; but
+//! the index claims to cover entries that were appended since, and does not know them.)
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;

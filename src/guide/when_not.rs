@@ -6,15 +6,15 @@
 //! # Questions about content
 //!
 //! There is no query, no secondary index, no update in place. Whoever mostly asks "which ones have ...?" wants
-//! SQLite or another database; whoever mostly overwrites values, a key-value store. A log beneath one's own
+//! an SQL database; whoever mostly overwrites values, a key-value store. A log beneath one's own
 //! index, as in [`refs`](super::refs), is worth it where data are written once and the index is simple.
 //!
 //! # Very many keys with very few entries
 //!
 //! A key is at least one file, and a file at least a block of the file system and an inode; a key in use is an
 //! open file; one that is idle takes memory, too ([what it costs](crate#what-it-costs)). Thousands of keys are
-//! ordinary and a million can be opened, but a key for every request, session or line is wrong: put them into one
-//! key, or into a few by hash, with the identifier in the header. For the same reason keeping the latest value of
+//! ordinary, but a key for every request, session or line is wrong: put them into one key, or into a few by hash,
+//! with the identifier in the header. For the same reason keeping the latest value of
 //! each of a billion things is a table's work: [`keep_last(1)`](crate::Retention::keep_last) works on a key, there
 //! is none that looks for identifiers inside it.
 //!
@@ -72,7 +72,7 @@
 //! # Other file systems, other platforms
 //!
 //! NFS, FUSE, overlay: best effort. A disk that lies about flushes: no promise holds. Windows: it does not build.
-//! 32 MiB of flash on a controller without an operating system: not this crate.
+//! A controller without an operating system: not this crate.
 //!
 //! # The last word in speed
 //!
