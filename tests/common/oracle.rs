@@ -259,7 +259,9 @@ impl Allowed<'_> {
         if self.never_used {
             ensure!(!seen.listed && seen.next == 0, "a key that is removed or unused exists");
         }
-        let absent = !seen.listed && seen.next == 0 && seen.entries.is_empty();
+        // A removal that was cut off may turn out to be done, and the key to have begun anew.
+        let absent =
+            (!seen.listed || self.may_be_removed) && seen.next == 0 && seen.entries.is_empty();
         if self.absent && absent {
             return Ok(());
         }

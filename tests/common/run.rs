@@ -509,7 +509,7 @@ impl Run {
         let name = self.setup.keys[key];
         let count = self.keys[key].count();
         let result = self.wal()?.truncate_before(name, count).map(drop);
-        self.dropped(key, count, &result);
+        self.dropped(key, count, result.is_ok());
         Ok(result)
     }
 
@@ -530,18 +530,22 @@ impl Run {
             }
             Err(error) => Err(error),
         };
-        (0..).zip(first).for_each(|(key, first)| self.dropped(key, first, &result));
+        for (key, first) in first.into_iter().enumerate() {
+            let all = self.keys[key].count();
+            self.dropped(key, first.unwrap_or(all), first.is_some() && result.is_ok());
+        }
         Ok(result)
     }
 
     /// The oldest entry that is kept when retention has passed.
-    fn first_after_compact(&self, key: usize) -> Check<u64> {
+    /// `None`: the call that is to fail was one of those that find that out.
+    fn first_after_compact(&self, key: usize) -> Check<Option<u64>> {
         let (wal, name) = (self.wal()?, self.setup.keys[key]);
         let count = self.keys[key].count();
         let (Ok(own), Ok(segments)) = (wal.retention(name), wal.segments(name)) else {
-            return Ok(count);
+            return Ok(None);
         };
-        Ok(match own {
+        Ok(Some(match own {
             None => count,
             Some(Retention::FOREVER) => self.keys[key].first.1,
             // All but the segment with the last entry, and an empty one behind it.
@@ -550,13 +554,13 @@ impl Run {
                     segments.iter().rfind(|segment| segment.next_index > segment.first_index);
                 kept.or(segments.last()).map_or(0, |segment| segment.first_index)
             }
-        })
+        }))
     }
 
     /// All entries of a key before this one were dropped; after an error, some may be.
-    fn dropped(&mut self, key: usize, first: u64, result: &Result<(), WalError>) {
+    fn dropped(&mut self, key: usize, first: u64, ok: bool) {
         let model = &mut self.keys[key];
-        if result.is_err() {
+        if !ok {
             model.first.1 = first.max(model.first.1);
             model.half_dropped = model.half_dropped.max(first);
             return;
