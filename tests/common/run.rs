@@ -1,6 +1,6 @@
 //! A log on a simulated disk, and the model that goes along with it, one operation at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub struct Run {
     /// Keys of which a sync failed: what had waited for it may be lost, and no later sync proves anything.
     unsynced: Vec<bool>,
     pub sync_failed: bool,
+    /// Files of segments whose creation failed, and which may have been left behind.
+    unmade: Vec<PathBuf>,
     /// Appends that failed since the log was opened: each may have left a file that it could not remove.
     failed_appends: u32,
     /// The power was cut and the log has not been opened since.
@@ -172,6 +174,7 @@ impl Run {
             unsynced: vec![false; keys.len()],
             keys,
             sync_failed: false,
+            unmade: Vec::new(),
             failed_appends: 0,
             power_cut: false,
             faults: Vec::new(),
@@ -274,6 +277,9 @@ impl Run {
             attempted.items.extend(items(entries.clone(), references.clone()));
             attempted.used = true;
             self.attempted = Some((key, attempted));
+            if let WalError::Io { path, operation: "write the segment's header", .. } = error {
+                self.unmade.push(path.clone());
+            }
             let was_poisoned = self.poisoned[key];
             if is_sync_error(error) {
                 // To make room, the file of another key may have been closed, and that one failed.
@@ -465,6 +471,9 @@ impl Run {
     /// entry waits for that one to be durable.
     fn only_stuck(&self, error: &WalError) -> bool {
         let (WalError::Poisoned { path }, Some(wal)) = (error, &self.wal) else { return false };
+        if self.unmade.contains(path) {
+            return true;
+        }
         path.extension().is_some_and(|extension| extension == "log")
             && self.setup.keys.iter().all(|name| wal.segments(name).is_ok())
             && self.owner(error).is_none()
@@ -671,6 +680,7 @@ impl Run {
         self.wal = Some(wal);
         self.poisoned.fill(false);
         self.unsynced.fill(false);
+        self.unmade.clear();
         self.sync_failed = false;
         self.failed_appends = 0;
         Ok(())
