@@ -483,7 +483,8 @@ impl Run {
     fn may_have_lost(&self) -> impl Iterator<Item = &KeyModel> {
         let keys = self.keys.iter().zip(&self.unsynced);
         let failed = keys.filter(|(_, unsynced)| self.sync_failed || **unsynced);
-        failed.map(|(key, _)| key).filter(|key| key.durable < key.count())
+        // Of a key that is half removed, nothing is left to sync.
+        failed.map(|(key, _)| key).filter(|key| key.durable < key.count() && !key.maybe_removed)
     }
 
     fn set_retention(&mut self, key: usize, retention: Retention) -> Check<Result<(), WalError>> {
