@@ -1,22 +1,30 @@
 //! The open segment files: at most `max_open_files` of them, least recently used ones closed first.
 //!
 //! Invariants:
-//! * A file with unsynced bytes is in the cache and stays open: closing it would lose the error of a
-//!   later write-back. So the cache also knows everything that a sync of the directory has to sync.
+//! * A file with unsynced bytes is in the cache, or known here as closed with them. So the cache knows
+//!   everything that a sync of the directory has to sync.
+//! * Closing such a file may lose the error of a later write-back. So only one is closed of which nobody was
+//!   promised anything, and what a later sync of it says is not believed before its bytes have been read back
+//!   from the disk.
 //! * A segment has at most one [`Segment`] in the cache, because segments are opened and inserted under
 //!   the catalog lock of their stream.
 //! * A segment somebody works on is not evicted: new holders come only from here, under the lock.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use ahash::HashMap;
 
 use crate::format::SegmentId;
+use crate::primitives::atomic::{Ordering, fence};
 use crate::primitives::{Mutex, MutexGuard};
+use crate::scan;
 use crate::segment::Segment;
 
-/// How many files are synced at most to make room for one before the bound is exceeded.
-const MAX_SYNCS: usize = 3;
+/// How many files are tried in vain to make room for one before the bound is exceeded.
+const MAX_FAILURES: u32 = 3;
+/// How many more files are looked at to find one that can be closed without that.
+const LOOK_ON: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct FileCache {
@@ -31,6 +39,9 @@ struct Inner {
     slots: HashMap<SegmentId, usize>,
     ring: Vec<Slot>,
     hand: usize,
+    /// The files that were closed with unsynced bytes, by the hashes of their keys: a key has one at most.
+    /// Those bytes are not before the offset.
+    unsynced: BTreeMap<u64, (u32, u32)>,
 }
 
 #[derive(Debug)]
@@ -60,16 +71,21 @@ impl FileCache {
         Some(Arc::clone(&slot.segment))
     }
 
-    /// Closes a file if need be, so that another one fits in; even one that has to be synced first.
-    pub(crate) fn make_room(&self, sync: impl Fn(&Segment)) {
-        for _ in 0..MAX_SYNCS {
+    /// Closes files if need be, so that another one fits in; even one that has to be written to or synced
+    /// first, which `write` does.
+    pub(crate) fn make_room(&self, write: impl Fn(&Segment)) {
+        let mut failures = 0;
+        while failures < MAX_FAILURES {
             let mut inner = self.lock();
-            if inner.make_room(self.max_open) {
+            if inner.ring.len() < self.max_open {
                 return;
             }
-            let Some(victim) = inner.dirty_victim() else { return };
+            let Some(victim) = inner.victim() else { return };
             drop(inner);
-            sync(&victim);
+            if !victim.may_be_closed() {
+                write(&victim);
+            }
+            failures = failures.saturating_add(u32::from(!self.lock().close(&victim)));
         }
     }
 
@@ -80,12 +96,25 @@ impl FileCache {
     }
 
     /// Takes in a segment that is only read, unless the cache is full of files that cannot be closed
-    /// without a sync: readers do not wait for those. Then the caller's handle is the only one.
+    /// as they are: readers do not write. Then the caller's handle is the only one.
     pub(crate) fn insert_readable(&self, segment: &Arc<Segment>) {
         let mut inner = self.lock();
-        if inner.make_room(self.max_open) {
+        if inner.ring.len() < self.max_open || inner.close_one() {
             inner.put(segment);
         }
+    }
+
+    /// If the file was closed with unsynced bytes: the offset before which everything survives power loss.
+    pub(crate) fn unsynced_from(&self, id: SegmentId) -> Option<u32> {
+        let found = self.lock().unsynced.get(&id.key_hash).copied();
+        found.filter(|(sequence, _)| *sequence == id.sequence).map(|(_, durable)| durable)
+    }
+
+    /// Of all files that were closed with unsynced bytes, the hashes of the keys, and as
+    /// [`Self::unsynced_from`].
+    pub(crate) fn all_unsynced(&self) -> Vec<(u64, u32)> {
+        let unsynced = &self.lock().unsynced;
+        unsynced.iter().map(|(key_hash, (_, durable))| (*key_hash, *durable)).collect()
     }
 
     /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
@@ -95,7 +124,9 @@ impl FileCache {
             // Else they get the error.
             let _ = segment.settle();
         }
-        self.lock().take(id);
+        let mut inner = self.lock();
+        inner.take(id);
+        inner.forget_unsynced(id);
     }
 
     /// All open segments with unsynced bytes.
@@ -115,13 +146,13 @@ impl FileCache {
     /// Closes every file that nobody works on.
     pub(crate) fn clear(&self) {
         let mut inner = self.lock();
-        inner.slots.clear();
-        inner.ring.clear();
+        *inner = Inner::default();
     }
 }
 
 impl Inner {
     fn put(&mut self, segment: &Arc<Segment>) {
+        self.forget_unsynced(segment.id);
         self.slots.insert(segment.id, self.ring.len());
         self.ring.push(Slot { segment: Arc::clone(segment), used: true });
     }
@@ -134,8 +165,10 @@ impl Inner {
         }
     }
 
-    fn make_room(&mut self, max_open: usize) -> bool {
-        self.ring.len() < max_open || self.evict_clean()
+    fn forget_unsynced(&mut self, id: SegmentId) {
+        if self.unsynced.get(&id.key_hash).is_some_and(|(sequence, _)| *sequence == id.sequence) {
+            self.unsynced.remove(&id.key_hash);
+        }
     }
 
     /// The slot the hand points to next.
@@ -145,33 +178,62 @@ impl Inner {
         self.hand
     }
 
-    /// Closes one file that is idle and synced; `false` if there is none.
-    fn evict_clean(&mut self) -> bool {
+    /// The next file under the hand that is idle and has not been used since it last came by.
+    fn next_idle(&mut self) -> Option<Arc<Segment>> {
         for _ in 0..self.ring.len().saturating_mul(2) {
             let at = self.advance();
-            let Some(slot) = self.ring.get_mut(at) else { return false };
-            let idle = Arc::strong_count(&slot.segment) == 1;
-            if !idle || slot.segment.is_dirty() || slot.segment.is_poisoned() {
-                continue;
+            let slot = self.ring.get_mut(at)?;
+            let idle = Arc::strong_count(&slot.segment) == 1 && !slot.segment.is_poisoned();
+            if idle && !std::mem::take(&mut slot.used) {
+                return Some(Arc::clone(&slot.segment));
             }
-            if !std::mem::take(&mut slot.used) {
-                let id = slot.segment.id;
-                self.take(id);
+        }
+        None
+    }
+
+    /// A file to close: as it is, if there is such a one near the hand.
+    fn victim(&mut self) -> Option<Arc<Segment>> {
+        let first = self.next_idle()?;
+        if first.may_be_closed() {
+            return Some(first);
+        }
+        for _ in 0..LOOK_ON {
+            if let Some(other) = self.next_idle().filter(|other| other.may_be_closed()) {
+                return Some(other);
+            }
+        }
+        Some(first)
+    }
+
+    /// Closes one idle file that can be closed as it is; `false` if there is none.
+    fn close_one(&mut self) -> bool {
+        for _ in 0..self.ring.len().saturating_mul(2) {
+            let Some(segment) = self.next_idle() else { return false };
+            if self.close(&segment) {
                 return true;
             }
         }
         false
     }
 
-    /// An idle file that could be closed once it is synced, the next one under the hand.
-    fn dirty_victim(&mut self) -> Option<Arc<Segment>> {
-        for _ in 0..self.ring.len() {
-            let at = self.advance();
-            let slot = self.ring.get(at)?;
-            if Arc::strong_count(&slot.segment) == 1 && !slot.segment.is_poisoned() {
-                return Some(Arc::clone(&slot.segment));
-            }
+    /// Lets a file go that only the caller has in hand, if nothing keeps it open.
+    fn close(&mut self, segment: &Arc<Segment>) -> bool {
+        let id = segment.id;
+        let cached = self.slots.get(&id).and_then(|at| self.ring.get(*at));
+        let is_ours = cached.is_some_and(|slot| Arc::ptr_eq(&slot.segment, segment));
+        if !is_ours || Arc::strong_count(segment) > 2 {
+            return false;
         }
-        None
+        // After whoever let it go last: the count alone does not bring what they did.
+        fence(Ordering::Acquire);
+        if !segment.may_be_closed() {
+            return false;
+        }
+        if segment.is_dirty() {
+            let durable = scan::reach(segment.durable_in_file());
+            self.unsynced.insert(id.key_hash, (id.sequence, durable));
+        }
+        self.take(id);
+        true
     }
 }

@@ -450,6 +450,7 @@ mod hook;
 mod maintenance;
 mod observe;
 mod options;
+mod parallel;
 mod primitives;
 mod recovery;
 mod replica;

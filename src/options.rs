@@ -101,10 +101,12 @@ pub struct WalOptions {
     pub max_entry_bytes: u64,
 
     /// How many segment files are held open. Default 512: half of the usual limit of 1024 descriptors
-    /// per process. At least 1. With more keys than this being appended to in turn, an append has to
-    /// sync and close the file of another key first, which costs a flush of the device: give as many
-    /// as there are keys in use at once, if the process's limit allows. A thread that reads may hold
-    /// one more, and files with a failed sync are never closed.
+    /// per process. At least 1. With more keys than this being appended to in turn, an append has to open
+    /// its file and to close that of another key first, some microseconds; where that one has entries which
+    /// were appended with [`Durability::Disk`], also to sync it, a flush of the device: give as many as there
+    /// are keys in use at once, if the process's limit allows. A file that was closed unsynced is read back
+    /// once it is synced. A thread that reads may hold one more, and files with a failed sync are never
+    /// closed.
     pub max_open_files: usize,
 
     /// Disk space reserved for a segment when it is created. Default 0, nothing: with many keys this

@@ -22,14 +22,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use crate::error::{Result, WalError};
 use crate::format::{Meta, SLOT_OFFSETS, SegmentId, SegmentName, mix};
 use crate::fs::{Dir, LOCK_NAME, Lock, OpenMode};
 use crate::options::WalOptions;
-use crate::primitives::atomic::{AtomicUsize, Ordering};
+use crate::parallel;
+use crate::primitives::atomic::Ordering;
 use crate::report::{Counters, Finding, RecoveryReport};
 use crate::ring::{JOURNAL_NAME, Ring};
 use crate::segment::{NO_HEADER, OpenError, Segment};
@@ -40,11 +40,6 @@ use crate::streams::Streams;
 /// How far the floor is raised when it may have been lost: more segments than a key that was removed
 /// is thought to have had beyond all that still exist.
 pub(crate) const LOST_FLOOR_GAP: u32 = 1 << 16;
-/// From so many segments on, several threads work on them.
-const PARALLEL: usize = 64;
-/// How many. They wait for the disk, so there may be more of them than cores.
-const WORKERS: usize = 16;
-
 const FILES_CHANGED: &str = "segment files were added or removed while the directory was closed";
 const FACTS_LOST: &str = "missing or damaged; its facts were put together anew";
 
@@ -356,7 +351,7 @@ fn usual_directory_id(dir: &dyn Dir, listing: &Listing) -> Result<Option<u64>> {
 fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Result<()> {
     let all = streams.all();
     let checked = if store.options.check_on_open {
-        in_parallel(&all, |stream| stream.load(store, &mut stream.writer()))
+        parallel::for_each(&all, |stream| stream.load(store, &mut stream.writer()))
             .ok_or_else(|| panicked(store))?
     } else {
         check_newest(store, &all)
@@ -419,7 +414,7 @@ pub(crate) fn check_rest(store: &Store, streams: &Streams) -> Result<()> {
     if store.past == Past::Clean || store.all_checked.load(Ordering::Acquire) {
         return Ok(());
     }
-    let checked = in_parallel(&streams.all(), |stream| stream.ensure_loaded(store));
+    let checked = parallel::for_each(&streams.all(), |stream| stream.ensure_loaded(store));
     for (_, result) in checked.ok_or_else(|| panicked(store))? {
         match result {
             // That is for those who read it.
@@ -434,31 +429,6 @@ pub(crate) fn check_rest(store: &Store, streams: &Streams) -> Result<()> {
 fn panicked(store: &Store) -> WalError {
     let source = io::Error::other("a thread that checked segments panicked");
     WalError::io(store.dir.path(), "check the segments", source)
-}
-
-/// Does something to every stream, with several threads if there are many: they wait for the disk.
-/// `None`: one of them panicked.
-fn in_parallel<T: Clone + Send + Sync, R: Send>(
-    all: &[T],
-    each: impl Fn(&T) -> R + Sync,
-) -> Option<Vec<(T, R)>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut results = Vec::new();
-        while let Some(item) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-            results.push((item.clone(), each(item)));
-        }
-        results
-    };
-    let results: Vec<(T, R)> = if all.len() < PARALLEL {
-        work()
-    } else {
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        })
-    };
-    (results.len() == all.len()).then_some(results)
 }
 
 /// Deletes what is left of a key that was removed.

@@ -10,6 +10,7 @@
 
 mod check;
 mod content;
+mod sync;
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -24,12 +25,11 @@ use crate::format::{
     find_header,
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
-use crate::observe::{self, Synced};
-use crate::primitives::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::report::Counters;
+use crate::observe;
+use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::ring::Ring;
 use crate::scan::{self, Step, Walk};
-use crate::sync::{SyncError, SyncGate};
+use crate::sync::SyncGate;
 
 /// Covers the header, its copy and the first frames of nearly every segment in one read.
 const FIRST_READ_BYTES: usize = 4096;
@@ -127,6 +127,11 @@ pub(crate) struct Segment {
     gate: SyncGate,
     /// Everything before this was acknowledged as durable, in the file or in the journal.
     proven: AtomicU32,
+    /// Somebody may have been promised what is durable in the journal only.
+    promised: AtomicBool,
+    /// The file had been closed with unsynced bytes. A write-back of these may have failed and nobody have been
+    /// told: they are read back from the disk before a sync counts.
+    doubted: AtomicBool,
     /// Number of the directory change that made this file's name; the name survives power loss once
     /// that many changes do.
     name_change: u64,
@@ -259,6 +264,8 @@ impl Segment {
             guess: AtomicU32::new(FIRST_GUESS_BYTES),
             gate: SyncGate::new(0),
             proven: AtomicU32::new(0),
+            promised: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             name_change: 0,
         }
     }
@@ -270,6 +277,15 @@ impl Segment {
         self.gate = SyncGate::new(u64::from(extent.end));
         self.name_change = name_change;
         self
+    }
+
+    /// As [`Self::admit`], for a segment that was closed with unsynced bytes: those before `durable` are not.
+    pub(crate) fn admit_unsynced(self, extent: Extent, durable: u32, name_change: u64) -> Self {
+        let mut segment = self.admit(extent, name_change);
+        segment.gate = SyncGate::new(u64::from(durable));
+        segment.doubted = AtomicBool::new(true);
+        segment.content.wrote(extent.end);
+        segment
     }
 
     /// As [`Self::admit`], for a segment that has just been created: nothing is durable.
@@ -406,38 +422,6 @@ impl Segment {
                 .map_err(|source| self.io_error("give back reserved space", source))?;
         }
         Ok(())
-    }
-
-    // ---- syncing ----
-
-    /// Whether bytes would be lost with the power.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.gate.durable() < u64::from(self.extent().end)
-    }
-
-    /// Makes everything up to `end` survive power loss; the name is another matter.
-    pub(crate) fn sync_bytes(&self, end: u32, counters: &Counters) -> Result<()> {
-        if self.durable_in_file() >= u64::from(end) {
-            return Ok(());
-        }
-        // What comes behind may have no space there.
-        if self.file_end() < end {
-            self.settle()?;
-        }
-        let written = || u64::from(self.file_end());
-        let sync =
-            || observe::time_sync(counters, Synced::Segment, &self.path, || self.content.sync());
-        match self.gate.wait_durable(u64::from(end), written, sync) {
-            Ok(()) => Ok(()),
-            Err(SyncError::Failed(source)) => {
-                Err(WalError::Io { path: self.path.clone(), operation: "sync the segment", source })
-            }
-            Err(SyncError::Poisoned) => Err(self.poisoned()),
-        }
-    }
-
-    pub(crate) fn name_change(&self) -> u64 {
-        self.name_change
     }
 
     // ---- reading ----

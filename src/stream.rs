@@ -292,7 +292,12 @@ impl Stream {
         };
         let segment = match catalog.sequences.get(at.saturating_add(1)..) {
             None | Some([]) => {
-                self.open_file(store, sequence)?.admit(self.tail.load(), store.latest_name_change())
+                let segment = self.open_file(store, sequence)?;
+                let (extent, change) = (self.tail.load(), store.latest_name_change());
+                match store.files.unsynced_from(id) {
+                    None => segment.admit(extent, change),
+                    Some(durable) => segment.admit_unsynced(extent, durable, change),
+                }
             }
             Some(later) => self.open_sealed(store, sequence, later)?,
         };
@@ -320,6 +325,26 @@ impl Stream {
             }
             drop(catalog);
         }
+    }
+
+    /// Makes everything that was appended survive power loss. The stream must be loaded.
+    pub(crate) fn sync(&self, store: &Store) -> Result<()> {
+        let segment = {
+            let writer = self.writer();
+            if !matches!(writer.phase, Phase::Active { .. } | Phase::Stale | Phase::Ended { .. }) {
+                return Ok(());
+            }
+            self.segment_to_append(store, &writer)?
+        };
+        if segment.is_poisoned() {
+            return Err(segment.poisoned());
+        }
+        store.make_durable(&segment, segment.extent().end)
+    }
+
+    /// Bytes of the newest segment from this offset on.
+    pub(crate) fn bytes_from(&self, offset: u32) -> u32 {
+        self.tail.load().end.saturating_sub(offset)
     }
 
     /// Opens a segment whose successor exists: that knows where it ends.

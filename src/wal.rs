@@ -33,7 +33,7 @@ use crate::maintenance::Maintenance;
 use crate::observe;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
-use crate::primitives::atomic::Ordering;
+use crate::primitives::atomic::{AtomicBool, Ordering};
 use crate::recovery::{self, Opened};
 use crate::report::{KeyStats, RecoveryReport, SnapshotReport};
 use crate::retention::ClockGuard;
@@ -132,7 +132,13 @@ impl Wal {
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
         recovery::check_rest(&self.store, &self.streams)?;
-        self.store.sync_all()
+        let open = self.store.sync_all();
+        let closed = self.store.files.all_unsynced().into_iter();
+        let closed: Vec<_> = closed.filter_map(|(hash, _)| self.streams.by_hash(hash)).collect();
+        let result = open.and(self.store.each(&closed, |stream| stream.sync(&self.store)));
+        // Several threads had more of them open than there may be.
+        self.store.make_room_for_file();
+        result
     }
 
     /// Makes every entry appended to the key so far survive power loss.
@@ -141,12 +147,7 @@ impl Wal {
     /// As those of a [`Disk`](crate::Durability::Disk) append.
     pub fn sync_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
-        let Some(stream) = self.find(key.as_ref())? else { return Ok(()) };
-        let Some(newest) = stream.newest(&self.store)? else { return Ok(()) };
-        if newest.is_poisoned() {
-            return Err(newest.poisoned());
-        }
-        self.store.make_durable(&newest, newest.extent().end)
+        self.find(key.as_ref())?.map_or(Ok(()), |stream| stream.sync(&self.store))
     }
 
     // ---- backup ----
@@ -258,18 +259,18 @@ impl Wal {
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let _discarding = store.discarding();
-        let mut clean = !self.streams.has_filled_places();
-        let mut result = checked;
-        for stream in self.streams.all() {
+        let clean = AtomicBool::new(!self.streams.has_filled_places());
+        let closed = store.each(&self.streams.all(), |stream| {
             // Waits for an append that is on its way; none comes after.
-            match stream.close(store, &mut stream.writer()) {
-                Ok(closed) => clean &= closed,
-                Err(error) => result = result.and(Err(error)),
+            if !stream.close(store, &mut stream.writer())? {
+                clean.store(false, Ordering::Relaxed);
             }
-        }
+            Ok(())
+        });
+        let mut result = checked.and(closed);
         result = result.and_then(|()| store.empty_journal());
         result = result.and_then(|()| store.sync_names(store.latest_name_change()));
-        if clean {
+        if clean.load(Ordering::Relaxed) {
             result = result.and_then(|()| {
                 let (segments, digest) = recovery::fingerprint(&*store.dir)?;
                 store.meta().update(&*store.dir, |meta| {

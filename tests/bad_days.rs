@@ -443,6 +443,63 @@ fn a_failed_sync_is_never_tried_again() {
     wal.append_entry("k", None, "works again", true).unwrap();
 }
 
+/// Beyond `max_open_files`, files are closed before they are synced. If the kernel fails to write one of these
+/// out, the error may reach nobody.
+#[test]
+fn a_write_back_that_failed_unheard_is_not_taken_for_a_sync() {
+    let frame = |sim: &SimDir| {
+        let image = sim.image();
+        let mut names = image.files().map(|(name, _)| name);
+        names.find(|name| name.contains("first")).unwrap().to_owned()
+    };
+    for (journal_bytes, known, lose) in [
+        (0, false, false),
+        (0, false, true),
+        (0, true, true),
+        (4096, false, true),
+        (4096, true, true),
+    ] {
+        let sim = SimDir::new(1);
+        let few = options().0.max_open_files(1).journal_bytes(journal_bytes);
+        let wal = Wal::open_in(Arc::new(sim.clone()), few).unwrap();
+        if known {
+            wal.append_entry("first", None, "durable", true).unwrap();
+            wal.sync().unwrap();
+            for _ in 0..20 {
+                wal.append_entry("second", None, [7; 100], true).unwrap();
+            }
+        }
+        wal.append_entry("first", None, "not yet", false).unwrap();
+        for _ in 0..20 {
+            wal.append_entry("second", None, [7; 100], false).unwrap();
+        }
+        assert_eq!((wal.stats().open_files, wal.health().unsynced_keys), (1, 2));
+        if lose {
+            sim.lose_unsynced(&frame(&sim));
+        }
+        let results = [
+            wal.append_entry("first", None, "more", Durability::Disk).map(drop),
+            wal.sync_key("first"),
+            wal.sync(),
+            wal.append_entry("first", None, "more", Durability::Os).map(drop),
+        ];
+        if lose {
+            assert!(results.iter().all(Result::is_err), "{results:?}");
+            assert!(matches!(results[1], Err(WalError::Poisoned { .. })), "{results:?}");
+            assert_eq!(wal.health().poisoned.len(), 1);
+        } else {
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+        }
+        wal.append_entry("second", None, "goes on", true).unwrap();
+        drop(wal);
+        let wal = Wal::open_in(Arc::new(sim.after_kill()), options().0).unwrap();
+        let found = contents(&wal, "first");
+        let kept: &[&str] = if known { &["durable"] } else { &[] };
+        assert_eq!(found, if lose { kept } else { &["not yet", "more", "more"] });
+        assert_eq!(contents(&wal, "second").last().unwrap(), "goes on");
+    }
+}
+
 /// `META` knows the highest number that a removed key has used. Without it, or with one of its two slots
 /// only, that may be lost: then numbers go on far behind.
 #[test]

@@ -83,7 +83,7 @@ fn crashes_of_long_random_workloads_under_tight_limits() {
 }
 
 #[test]
-fn every_crash_of_every_short_workload_with_a_journal() {
+fn every_crash_with_a_journal() {
     let setup = Setup::plain(seed()).with_journal();
     exhaust("crash-journal", setup, &Op::all_with_journal(), length());
 }

@@ -422,22 +422,28 @@ type Call = fn(&Wal) -> Result<(), WalError>;
 #[test]
 fn a_sync_that_fails_on_behalf_of_others_ends_it_too() {
     let poisoned = |error: &WalError| matches!(error, WalError::Poisoned { .. });
-    let calls: [(&str, Call); 4] = [
-        ("sync", Wal::sync),
-        ("sync_key", |wal| wal.sync_key("k")),
-        // Then another one has to be closed, as soon as no follower has it in hand.
-        ("a file that is opened", |wal| wal.append_entry("other", None, "x", true).map(drop)),
-        ("a full segment", |wal| wal.append_entry("k", None, content(1), false).map(drop)),
+    let calls: [(&str, bool, Call); 4] = [
+        ("sync", false, Wal::sync),
+        ("sync_key", false, |wal| wal.sync_key("k")),
+        // Then another one has to be closed, as soon as no follower has it in hand: one of which the journal
+        // has what was promised.
+        ("a file that is opened", true, |wal| wal.append_entry("other", None, "x", true).map(drop)),
+        ("a full segment", false, |wal| wal.append_entry("k", None, content(1), false).map(drop)),
     ];
-    for (what, call) in calls {
-        let (sim, wal) = open(small_segments().max_open_files(1));
-        wal.append_entry("k", None, "0", false).unwrap();
+    for (what, promised, call) in calls {
+        let journal_bytes = if promised { 1 << 20 } else { 0 };
+        let (sim, wal) = open(small_segments().max_open_files(1).journal_bytes(journal_bytes));
+        wal.append_entry("k", None, "0", promised).unwrap();
         let follow = Follow::new(Arc::clone(&wal), "k", 0).unwrap();
         let durable = listen(Follow::new(Arc::clone(&wal), "k", 0).unwrap().durable_only());
         let visible = listen(follow);
         assert_eq!(hear(&visible).unwrap().unwrap().index, 0);
+        assert!(!promised || hear(&durable).unwrap().unwrap().index == 0);
         fail(&sim, CallKind::SyncData, 0, Some("k-"));
+        let mut tries = 0;
         while sim.faults_hit() == 0 {
+            tries += 1;
+            assert!(tries < 10_000, "{what}: nothing is synced");
             let _ = call(&wal);
             let _ = wal.remove_key("other");
         }

@@ -18,6 +18,7 @@ runs=(
     "crash-long     crashes of long random sequences, until there were 100,000,000: half an hour"
     "crash-journal  every crash of up to 3 operations with a small journal, and long random sequences: 4 minutes"
     "faults         every call fails in every way, then the power: 3 minutes"
+    "faults-journal the same with a small journal: an hour"
     "bitrot         every bit of two directories flipped, and other damage: 5 minutes"
     "kills          10,000 times kill -9, in memory unless TMPDIR says where: 2 minutes"
     "races          1,000 rounds of openers, forks, moved directories, planted files: 6 minutes"
@@ -34,7 +35,12 @@ runs=(
     "coverage       lines and regions that the tests reach; needs nightly: 10 minutes"
 )
 
-test_run() { cargo test --release --quiet --test "$@" -- --nocapture; }
+# The tests of a file that one word names, if one is given; --skip takes them out.
+test_run() {
+    local file=$1
+    shift
+    cargo test --release --quiet --test "$file" -- --nocapture "$@"
+}
 
 model() { KEYWAL_CASES=${KEYWAL_CASES:-100000} KEYWAL_OPS=${KEYWAL_OPS:-1000000} test_run model; }
 large() { test_run large; }
@@ -62,7 +68,8 @@ crash-journal() {
     KEYWAL_CRASH_THOROUGH=${KEYWAL_CRASH_THOROUGH:-8} KEYWAL_CRASH_LEN=${KEYWAL_CRASH_LEN:-3} \
         KEYWAL_CRASH_STATES=${KEYWAL_CRASH_STATES:-5000000} test_run crash journal
 }
-faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults; }
+faults() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults --skip with_a_journal; }
+faults-journal() { KEYWAL_FAULT_LEN=${KEYWAL_FAULT_LEN:-2} test_run faults with_a_journal; }
 bitrot() { KEYWAL_FLIPS=all test_run bitrot; }
 
 kills() { TMPDIR=${TMPDIR:-/dev/shm} KEYWAL_KILLS=${KEYWAL_KILLS:-10000} test_run kills; }

@@ -6,6 +6,7 @@ use std::path::Path;
 /// The modules, lowest first: each may use those before it, and itself.
 const LAYERS: &[&str] = &[
     "primitives",
+    "parallel",
     "format",
     "fork",
     "fs",

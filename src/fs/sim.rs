@@ -321,6 +321,16 @@ impl SimDir {
         self.state().capacity = bytes;
     }
 
+    /// The kernel's own write-back of a file fails while nobody has it open who would be told: what was not
+    /// durable of it is lost. The cache shows it until [`File::drop_cache`].
+    pub fn lose_unsynced(&self, name: &str) {
+        let mut state = self.state();
+        if let Some(inode) = state.names.get(name).copied() {
+            state.trace.push(Op::LoseFile { inode });
+            state.redo(&Op::LoseFile { inode });
+        }
+    }
+
     /// Puts something there that is not a regular file. It survives a kill but is in no image.
     pub fn plant_special(&self, name: &str) {
         self.state().special.insert(name.to_owned());

@@ -8,7 +8,7 @@
 //!
 //! | option | for a broker | because |
 //! |---|---|---|
-//! | [`max_open_files`] | more than partitions in use, with `ulimit -n` above it | beyond it an append syncs and closes the file of another partition |
+//! | [`max_open_files`] | more than partitions in use, with `ulimit -n` above it | beyond it an append closes the file of another partition, and syncs it where it has `Disk` entries |
 //! | [`journal_bytes`] | 64 MiB with thousands of partitions | the more of a partition's entries go to its segment with one write, the better |
 //! | [`maintenance_thread`] | `true` | appends move the journal on only if the thread falls behind: shorter tails of latency |
 //! | [`check_on_open`] | `false` with very many | after a crash, a partition is checked when it is first used |

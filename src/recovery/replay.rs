@@ -11,11 +11,12 @@ use std::path::Path;
 
 use ahash::HashMap;
 
-use super::{Listing, in_parallel};
+use super::Listing;
 use crate::error::{Result, WalError};
 use crate::format::{Body, FileHeader, Meta, RecordHeader, SegmentId, label};
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
 use crate::options::JOURNAL_BYTES;
+use crate::parallel;
 use crate::report::{Finding, RecoveryReport};
 use crate::ring::JOURNAL_NAME;
 use crate::scan::CHUNK_BYTES;
@@ -76,7 +77,7 @@ pub(super) fn replay(
     let (segments, dropped) = by_segment(&records.map_err(error)?);
     let directory_id = meta.directory_id;
     let segments: Vec<(SegmentId, Vec<RecordHeader>)> = segments.into_iter().collect();
-    let brought = in_parallel(&segments, |(id, records)| {
+    let brought = parallel::for_each(&segments, |(id, records)| {
         let (id, journal) = (*id, &journal);
         let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
         Target { dir, listing, directory_id, journal, id, dropped, sound }.bring_up_to_date(records)

@@ -1,10 +1,13 @@
 //! Looking for damage in all of a segment.
 
-use super::{Extent, Segment};
+use std::io;
+
+use super::{Extent, Segment, read_header};
 use crate::error::{Result, WalError};
+use crate::format::Seed;
 use crate::fs::File;
 use crate::report::{Finding, RecoveryReport};
-use crate::scan::{CHUNK_BYTES, Step, Walk};
+use crate::scan::{CHUNK_BYTES, Step, Walk, reach};
 
 /// What [`Segment::check`] found.
 #[derive(Debug, Default)]
@@ -16,6 +19,23 @@ pub(crate) struct Checked {
 }
 
 impl Segment {
+    /// What the disk has lost of the file before `end`, as far as that was not known to be durable.
+    pub(super) fn lost_on_disk(&self, end: u32) -> io::Result<Option<&'static str>> {
+        self.content.drop_cache()?;
+        match read_header(&self.content, |_| true)? {
+            Ok(header) if Seed::of_nonce(header.nonce) == self.seed => {}
+            _ => return Ok(Some("the disk has lost the segment's header")),
+        }
+        let from = reach(self.gate.durable()).max(self.frames_start);
+        let mut walk = Walk::new(self.seed, from, end, CHUNK_BYTES);
+        while let Some(step) = walk.next(&self.content)? {
+            if let Step::Damage(_) = step {
+                return Ok(Some("the disk has lost entries of the segment"));
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads all frames before the end of the segment, in its file or in a copy of it.
     pub(crate) fn check(&self, file: &dyn File, extent: Extent) -> Result<Checked> {
         let mut checked = Checked::default();

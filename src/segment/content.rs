@@ -100,7 +100,7 @@ impl Pending {
     }
 
     /// Whether the file has everything. What was settled may have left the journal.
-    fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.previous() == NOWHERE || self.settled.load(Ordering::Acquire) >= self.next()
     }
 

@@ -26,6 +26,7 @@ use crate::error::{Result, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
 use crate::observe;
 use crate::options::Durability;
+use crate::parallel;
 use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
 use crate::segment::{Extent, Pending, Segment};
 use crate::sync::SyncError;
@@ -86,8 +87,8 @@ impl Store {
         if let Some(ring) =
             self.ring.as_deref().filter(|ring| ring.fits(u64::from(frames.body_bytes())))
         {
-            let promise = [self.promise_of(segment)];
-            let promises = if durability == Durability::Disk { &promise[..] } else { &[] };
+            let promise = (durability == Durability::Disk).then(|| self.promise_of(segment));
+            let promises = promise.as_slice();
             let (batch, piece) = (std::slice::from_ref(frames), [frames.piece(false)]);
             let placed = |_: usize, header: &RecordHeader| frames.note(header);
             if self.journal_frames(ring, batch, &piece, promises, placed)? == Outcome::Appended {
@@ -321,7 +322,7 @@ impl Store {
                 Ok(waiting) if waiting.0 < through => waiting,
                 Ok((moved, _)) | Err(moved) => return Ok(moved),
             };
-            // A segment that is not open has been synced and closed, or dropped.
+            // A segment that is not open had everything when it was closed, or has been dropped.
             let segment = self.files.get(waiting.1);
             segment.as_deref().map_or(Ok(()), Segment::settle)?;
             let pending = segment.as_deref().and_then(Segment::pending);
@@ -336,10 +337,8 @@ impl Store {
         loop {
             match ring.retire(to, &checked, names) {
                 Retired::First(segments) => {
-                    for id in segments {
-                        self.secure(id, to)?;
-                        checked.insert(id);
-                    }
+                    self.each(&segments, |id| self.secure(*id, to))?;
+                    checked.extend(segments);
                 }
                 Retired::Names(promised) => {
                     self.sync_names(self.latest_name_change())?;
@@ -391,6 +390,7 @@ impl Store {
     }
 
     fn promise_of(&self, segment: &Segment) -> Promise {
+        segment.note_promise();
         Promise { segment: segment.id, name: !self.name_is_durable(segment) }
     }
 
@@ -449,12 +449,17 @@ impl Store {
         self.sync_names(segment.name_change())
     }
 
-    /// Makes room for one more open file, if need be by syncing one.
+    /// Makes room for one more open file, if need be by writing to one what only the journal has, or by syncing
+    /// it where somebody was promised that.
     pub(crate) fn make_room_for_file(&self) {
         self.files.make_room(|victim| {
-            // A failure stays with the victim: its key is poisoned, its file stays open.
-            let _ = victim.sync_bytes(victim.extent().end, &self.counters);
-            self.watch.changed(victim.id.key_hash);
+            // After a failure its file stays open; after that of a sync its key is poisoned.
+            if victim.is_promised() {
+                let _ = victim.sync_bytes(victim.extent().end, &self.counters);
+                self.watch.changed(victim.id.key_hash);
+            } else {
+                let _ = victim.settle();
+            }
         });
     }
 
@@ -473,6 +478,7 @@ impl Store {
         // segment that a full disk has no room for.
         let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
+        let mut others = Vec::new();
         let mut last = 0;
         for segment in dirty {
             let end = segment.extent().end;
@@ -482,7 +488,7 @@ impl Store {
                 last = last.max(mark);
                 promised.push((segment, end));
             } else {
-                result = result.and(segment.sync_bytes(end, &self.counters));
+                others.push((segment, end));
             }
         }
         if let (Some(ring), false) = (&self.ring, promised.is_empty()) {
@@ -491,16 +497,27 @@ impl Store {
                 match &waited {
                     Ok(()) => segment.prove(end),
                     Err(SyncError::Failed(_)) => segment.poison(),
-                    Err(SyncError::Poisoned) => {
-                        result = result.and(segment.sync_bytes(end, &self.counters));
-                    }
+                    Err(SyncError::Poisoned) => others.push((segment, end)),
                 }
             }
             if let Err(SyncError::Failed(source)) = waited {
                 result = result.and(Err(sync_error(ring, source)));
             }
         }
-        result
+        result.and(self.each(&others, |(segment, end)| segment.sync_bytes(*end, &self.counters)))
+    }
+
+    /// Does something that waits for the disk to each of these. Returns the first error that occurred.
+    pub(crate) fn each<T: Clone + Send + Sync>(
+        &self,
+        all: &[T],
+        work: impl Fn(&T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let results = parallel::for_each(all, work).ok_or_else(|| {
+            let source = io::Error::other("a thread that worked on segments panicked");
+            WalError::io(self.dir.path(), "sync the segments", source)
+        })?;
+        results.into_iter().try_for_each(|(_, result)| result)
     }
 }
 

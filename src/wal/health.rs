@@ -89,8 +89,13 @@ impl Wal {
             damaged: self.damaged(),
             ..Health::default()
         };
-        for segment in self.store.files.dirty() {
-            let unsynced = segment.extent().end.saturating_sub(segment.watermark());
+        let files = &self.store.files;
+        let open = files.dirty().into_iter();
+        let open = open.map(|segment| segment.extent().end.saturating_sub(segment.watermark()));
+        let closed = files.all_unsynced().into_iter().filter_map(|(hash, durable)| {
+            self.streams.by_hash(hash).map(|stream| stream.bytes_from(durable))
+        });
+        for unsynced in open.chain(closed) {
             health.unsynced_keys = health.unsynced_keys.saturating_add(u64::from(unsynced > 0));
             health.unsynced_bytes = health.unsynced_bytes.saturating_add(u64::from(unsynced));
         }
