@@ -313,12 +313,12 @@ impl Stream {
             return Ok(segment);
         }
         loop {
+            store.make_room_for_file();
             let Some(segment) = self.newest(store)? else { return Err(WalError::Expired) };
             if store.files.get(segment.id).is_some_and(|cached| Arc::ptr_eq(&cached, &segment)) {
                 return Ok(segment);
             }
-            // The cache was full of files that a reader may not close.
-            store.make_room_for_file();
+            // Others took the room.
             let catalog = self.catalog();
             if store.files.get(segment.id).is_none() {
                 store.files.insert_writable(&segment);
