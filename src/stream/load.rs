@@ -41,6 +41,7 @@ impl Stream {
         let findings = self.load(store, &mut writer)?;
         store.damage.found(&findings.damaged);
         if !findings.removed.is_empty()
+            && store.reading.is_none()
             && store.past != Past::Clean
             && store.check_writable().is_ok()
         {
