@@ -264,8 +264,8 @@ impl Stream {
         loop {
             let Some(newest) = self.catalog().sequences.last().copied() else { return Ok(None) };
             match self.segment(store, newest) {
-                // A newer one came and retention took this one, in between.
-                Err(WalError::Expired) => {}
+                // A newer one came and retention took this one, in between. To who only reads it does not show.
+                Err(WalError::Expired) if store.reading.is_none() => {}
                 result => return result.map(Some),
             }
         }

@@ -308,6 +308,41 @@ fn what_a_removal_has_left_is_not_deleted() {
     }
 }
 
+/// With few files open, the newest segment of a key may be gone when the key is used again.
+#[test]
+fn a_newest_segment_that_is_gone_has_expired() {
+    for drop in ["remove", "truncate"] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(0)).unwrap();
+        for key in ["key", "other"] {
+            wal.append_entry(key, None, "entry", true).unwrap();
+        }
+        let options = options(0).max_open_files(1);
+        let mut reader = WalReader::open_in(Arc::new(sim), options).unwrap();
+        let reference = reader.get("key", 0).unwrap().unwrap().reference;
+        reader.get("other", 0).unwrap().unwrap();
+        match drop {
+            "remove" => wal.remove_key("key").unwrap(),
+            _ => assert_eq!(wal.truncate_before("key", 1).unwrap().dropped_segments, 1),
+        }
+        let (done, result) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let errors = [
+                reader.get("key", 0).unwrap_err(),
+                reader.entries("key").unwrap_err(),
+                reader.read_entry_at(reference).unwrap_err(),
+                reader.next_index("key").unwrap_err(),
+                reader.segments("key").unwrap_err(),
+            ];
+            reader.refresh().unwrap();
+            done.send((errors, reader.entries("key").unwrap().count())).unwrap();
+        });
+        let (errors, left) = result.recv_timeout(Duration::from_secs(60)).expect("no hang");
+        assert!(errors.iter().all(|error| matches!(error, WalError::Expired)), "{errors:?}");
+        assert_eq!(left, 0);
+    }
+}
+
 #[test]
 fn what_is_no_log_is_refused() {
     let home = tempfile::tempdir().unwrap();
