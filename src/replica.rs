@@ -403,6 +403,8 @@ pub(crate) struct RawFiles(BTreeMap<u64, Raw>);
 struct Raw {
     /// Nobody can tell what they hold; else they are what a removed key has left.
     unreadable: bool,
+    /// Those with later numbers are not meant.
+    through: u32,
     names: Vec<(u32, String)>,
 }
 
@@ -411,15 +413,21 @@ impl RawFiles {
         self.0.contains_key(&key_hash)
     }
 
-    pub(crate) fn note(&mut self, key_hash: u64, unreadable: bool) {
-        self.0.insert(key_hash, Raw { unreadable, names: Vec::new() });
+    pub(crate) fn note_unreadable(&mut self, key_hash: u64) {
+        self.0.insert(key_hash, Raw { unreadable: true, through: u32::MAX, names: Vec::new() });
+    }
+
+    /// What a removed key has left, up to the file that says so. It may be used again meanwhile.
+    pub(crate) fn note_removed(&mut self, key_hash: u64, through: u32) {
+        self.0.insert(key_hash, Raw { unreadable: false, through, names: Vec::new() });
     }
 
     /// Puts all of them into a copy of their directory.
     pub(crate) fn take(mut self, from: &dyn Dir, replica: &mut Replica<'_>) -> Result<()> {
         list(from, &mut |name| {
             if let Some(parsed) = SegmentName::parse(name) {
-                if let Some(raw) = self.0.get_mut(&parsed.key_hash) {
+                let raw = self.0.get_mut(&parsed.key_hash);
+                if let Some(raw) = raw.filter(|raw| parsed.sequence <= raw.through) {
                     raw.names.push((parsed.sequence, name.to_owned()));
                 }
             }

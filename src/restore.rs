@@ -113,18 +113,18 @@ pub fn restore_in(
 fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> {
     match stream.ensure_loaded(store) {
         Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
-            raw.note(stream.hash, true);
+            raw.note_unreadable(stream.hash);
             return Ok(false);
         }
         result => result?,
     }
     let writer = stream.writer();
-    let tombstone = writer.phase == Phase::Empty && writer.has_tombstone();
-    if tombstone || writer.phase == Phase::Damaged {
-        raw.note(stream.hash, !tombstone);
-        return Ok(false);
+    match (writer.phase, writer.tombstone()) {
+        (Phase::Damaged, _) => raw.note_unreadable(stream.hash),
+        (Phase::Empty, Some(tombstone)) => raw.note_removed(stream.hash, tombstone),
+        _ => return Ok(true),
     }
-    Ok(true)
+    Ok(false)
 }
 
 /// Puts what one stream had at that moment into the copy; `false` if that is nothing.

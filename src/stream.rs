@@ -57,8 +57,8 @@ pub(crate) struct Writer {
     highest: u32,
     /// Sequence of the newest segment, in the phases that have one.
     newest: u32,
-    /// The key was removed and a file still says so.
-    tombstone: bool,
+    /// The key was removed, and the file with this sequence still says so.
+    tombstone: Option<u32>,
     /// Timestamp of the newest entry; no later one is smaller.
     last_ms: u64,
 }
@@ -88,7 +88,7 @@ pub(crate) enum Phase {
 
 impl Writer {
     fn new(phase: Phase, highest: u32) -> Self {
-        Self { phase, highest, newest: 0, tombstone: false, last_ms: 0 }
+        Self { phase, highest, newest: 0, tombstone: None, last_ms: 0 }
     }
 
     /// Highest sequence any file of the stream has or had.
@@ -98,6 +98,11 @@ impl Writer {
 
     /// Whether a file says that the key was removed.
     pub(crate) fn has_tombstone(&self) -> bool {
+        self.tombstone.is_some()
+    }
+
+    /// Sequence of the file that says so.
+    pub(crate) fn tombstone(&self) -> Option<u32> {
         self.tombstone
     }
 }

@@ -543,6 +543,27 @@ fn a_key_whose_retention_changes_meanwhile_is_there() {
     assert_eq!(wal.retention("k").unwrap(), Some(Retention::FOREVER));
 }
 
+/// What a removed key has left, because a key with the same hash is found past it, is in the copy; what the key
+/// gets when it is used again behind the cut is not.
+#[test]
+fn a_removed_key_that_is_used_again_meanwhile_is_still_removed() {
+    let (wal, dir) = hooked();
+    for key in COLLIDING {
+        wal.append_entry(key, None, "before", true).unwrap();
+    }
+    wal.remove_key(COLLIDING[0]).unwrap();
+    let copy = meanwhile(&wal, &dir, |wal| {
+        wal.append_entry(COLLIDING[0], None, "behind", false).unwrap();
+    });
+    for _ in 0..2 {
+        let copy = Wal::open_in(Arc::new(copy.clone()), options(0)).unwrap();
+        assert!(copy.recovery_report().clean);
+        assert_eq!(copy.entries(COLLIDING[0]).unwrap().count(), 0);
+        assert_eq!(copy.next_index(COLLIDING[1]).unwrap(), 1);
+        copy.shutdown().unwrap();
+    }
+}
+
 /// A file system without hard links, or another one: everything is copied.
 #[test]
 fn what_cannot_be_linked_is_copied() {

@@ -134,7 +134,7 @@ impl Stream {
     ) -> Result<Findings> {
         if header.removed {
             writer.phase = Phase::Empty;
-            writer.tombstone = true;
+            writer.tombstone = Some(segment.id.sequence);
             *self.catalog() = Catalog::default();
             self.owner.get_or_init(|| Some(header.key));
             findings.removed = sequences;
