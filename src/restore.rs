@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ahash::HashMap;
 
-use crate::chains::Node;
+use crate::chains::{Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::{FrameFlags, FrameHeader};
 use crate::fs::{Dir, OsDir, read_full};
@@ -127,46 +127,69 @@ fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> 
     Ok(false)
 }
 
-/// Puts what one stream had at that moment into the copy; `false` if that is nothing.
+/// Puts what one stream had at that moment into the copy; `false` if that is nothing. One file after the other is
+/// open, the newest first: who finds that a segment has been dropped meanwhile needs those before it no more.
 fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>) -> Result<bool> {
     let Some((chain, newest)) = stream.chain(store)? else { return Ok(false) };
-    let mut segments = Vec::new();
+    let mut row = Vec::new();
     for node in &chain.nodes {
-        let segment = match node {
-            Node::Present(present) => stream.segment(store, present.sequence),
-            Node::Lost(lost) => Err(lost.error()),
-        };
-        match segment {
-            Ok(segment) => segments.push(segment),
-            Err(WalError::Expired) => {}
-            Err(WalError::Corrupted { path, offset, bytes, reason }) => {
-                replica.note(Finding { path, offset, bytes, what: reason.to_owned() });
-            }
-            Err(error) => return Err(error),
+        match node {
+            Node::Present(present) => row.push(*present),
+            Node::Lost(lost) => note(replica, lost.error())?,
         }
     }
-    segments.push(newest);
-    let old = |segment: &Arc<Segment>| segment.created_ms <= until_ms;
-    let mut count = segments.iter().take_while(|segment| old(segment)).count();
+    row.push(Present::of(&newest));
+    let mut count = row.iter().take_while(|present| present.created_ms <= until_ms).count();
     if count == 0 {
         // Something must carry the numbers on.
-        count = usize::from(segments.first().is_some_and(|first| first.base_index > 0));
+        count = usize::from(row.first().is_some_and(|first| first.first_index > 0));
     }
-    segments.truncate(count);
-    let last = segments.pop();
-    for segment in &segments {
-        let extent = segment.extent();
-        put(stream, segment, extent, Ending::Cut(extent.end), replica)?;
+    let mut there = false;
+    for present in row.iter().take(count).rev() {
+        let segment = match stream.segment(store, present.sequence) {
+            _ if present.sequence == newest.id.sequence => Arc::clone(&newest),
+            // The newest one is still there.
+            Err(WalError::Expired) if !there => {
+                return put_last(stream, &newest, until_ms, replica);
+            }
+            Err(WalError::Expired) => break,
+            Err(error) => {
+                note(replica, error)?;
+                continue;
+            }
+            Ok(segment) => segment,
+        };
+        if there {
+            let extent = segment.extent();
+            put(stream, &segment, extent, Ending::Cut(extent.end), replica)?;
+        } else {
+            there = put_last(stream, &segment, until_ms, replica)?;
+        }
     }
-    let Some(segment) = last else { return Ok(false) };
-    let (extent, last_ms) = extent_at(&segment, until_ms)?;
-    let nothing = extent.count == 0 && segment.base_index == 0 && segments.is_empty();
-    if nothing && segment.extent().count > 0 {
+    Ok(there)
+}
+
+/// Notes damage.
+fn note(replica: &mut Replica<'_>, error: WalError) -> Result<()> {
+    let WalError::Corrupted { path, offset, bytes, reason } = error else { return Err(error) };
+    replica.note(Finding { path, offset, bytes, what: reason.to_owned() });
+    Ok(())
+}
+
+/// Puts what the last segment had at that moment into the copy, unless it was only begun then.
+fn put_last(
+    stream: &Stream,
+    segment: &Segment,
+    until_ms: u64,
+    replica: &mut Replica<'_>,
+) -> Result<bool> {
+    let (extent, last_ms) = extent_at(segment, until_ms)?;
+    if extent.count == 0 && segment.base_index == 0 && segment.extent().count > 0 {
         return Ok(false);
     }
-    let sealed = extent.end == segment.extent().end && ends_with_seal(&segment, extent.end)?;
-    let ending = if sealed { Ending::Cut(extent.end) } else { mark(&segment, extent, last_ms) };
-    put(stream, &segment, extent, ending, replica)?;
+    let sealed = extent.end == segment.extent().end && ends_with_seal(segment, extent.end)?;
+    let ending = if sealed { Ending::Cut(extent.end) } else { mark(segment, extent, last_ms) };
+    put(stream, segment, extent, ending, replica)?;
     Ok(true)
 }
 
