@@ -29,7 +29,7 @@ use crate::stream::{Phase, Stream};
 /// Times are those of the clock that the entries were appended with, so between keys they tell the order only
 /// as far as that clock does. What had been dropped from the original does not come back. A key of which
 /// nothing is old enough is left out; if older entries of it had been dropped, it is there without
-/// entries, and its indexes go on.
+/// entries, and its indexes go on. (So is, without entries, one whose hash another key has, too.)
 ///
 /// When this returns, the copy survives power loss. If it is cut off, opening the copy answers
 /// [`Incomplete`](WalError::Incomplete): remove it and begin again.
@@ -89,7 +89,12 @@ pub fn restore_in(
     let mut raw = RawFiles::default();
     for stream in streams.in_order() {
         if readable(&store, &stream, &mut raw)? {
-            let there = take(&store, &stream, until_ms.unwrap_or(u64::MAX), &mut replica)?;
+            let moment = Moment {
+                until_ms: until_ms.unwrap_or(u64::MAX),
+                // Whoever looks for another key with the same hash comes by.
+                needed: streams.next_is_taken(stream.hash),
+            };
+            let there = take(&store, &stream, moment, &mut replica)?;
             replica.report.keys = replica.report.keys.saturating_add(u64::from(there));
         }
         // Reading many keys is not to keep many files open.
@@ -127,9 +132,17 @@ fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> 
     Ok(false)
 }
 
+/// What is wanted of a stream.
+#[derive(Clone, Copy)]
+struct Moment {
+    until_ms: u64,
+    /// It has to be there, if without entries.
+    needed: bool,
+}
+
 /// Puts what one stream had at that moment into the copy; `false` if that is nothing. One file after the other is
 /// open, the newest first: who finds that a segment has been dropped meanwhile needs those before it no more.
-fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>) -> Result<bool> {
+fn take(store: &Store, stream: &Stream, moment: Moment, replica: &mut Replica<'_>) -> Result<bool> {
     let Some((chain, newest)) = stream.chain(store)? else { return Ok(false) };
     let mut row = Vec::new();
     for node in &chain.nodes {
@@ -139,10 +152,11 @@ fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>
         }
     }
     row.push(Present::of(&newest));
-    let mut count = row.iter().take_while(|present| present.created_ms <= until_ms).count();
+    let mut count = row.iter().take_while(|present| present.created_ms <= moment.until_ms).count();
     if count == 0 {
         // Something must carry the numbers on.
-        count = usize::from(row.first().is_some_and(|first| first.first_index > 0));
+        count =
+            usize::from(row.first().is_some_and(|first| moment.needed || first.first_index > 0));
     }
     let mut there = false;
     for present in row.iter().take(count).rev() {
@@ -150,7 +164,7 @@ fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>
             _ if present.sequence == newest.id.sequence => Arc::clone(&newest),
             // The newest one is still there.
             Err(WalError::Expired) if !there => {
-                return put_last(stream, &newest, until_ms, replica);
+                return put_last(stream, &newest, moment, replica);
             }
             Err(WalError::Expired) => break,
             Err(error) => {
@@ -163,7 +177,7 @@ fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>
             let extent = segment.extent();
             put(stream, &segment, extent, Ending::Cut(extent.end), replica)?;
         } else {
-            there = put_last(stream, &segment, until_ms, replica)?;
+            there = put_last(stream, &segment, moment, replica)?;
         }
     }
     Ok(there)
@@ -180,11 +194,12 @@ fn note(replica: &mut Replica<'_>, error: WalError) -> Result<()> {
 fn put_last(
     stream: &Stream,
     segment: &Segment,
-    until_ms: u64,
+    moment: Moment,
     replica: &mut Replica<'_>,
 ) -> Result<bool> {
-    let (extent, last_ms) = extent_at(segment, until_ms)?;
-    if extent.count == 0 && segment.base_index == 0 && segment.extent().count > 0 {
+    let (extent, last_ms) = extent_at(segment, moment.until_ms)?;
+    let begun_later = extent.count == 0 && segment.base_index == 0 && segment.extent().count > 0;
+    if begun_later && !moment.needed {
         return Ok(false);
     }
     let sealed = extent.end == segment.extent().end && ends_with_seal(segment, extent.end)?;

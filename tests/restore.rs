@@ -287,6 +287,29 @@ fn what_is_dropped_meanwhile_leaves_no_hole() {
     }
 }
 
+/// A key that has nothing old enough, but in whose place another one was found past it then.
+#[test]
+fn a_key_is_found_past_one_that_came_later() {
+    let home = tempfile::tempdir().unwrap();
+    let (options, clock) = options(0);
+    let wal = Wal::new(home.path().join("wal"), options).unwrap();
+    for key in COLLIDING {
+        wal.append_entry(key, None, "early", true).unwrap();
+    }
+    wal.remove_key(COLLIDING[0]).unwrap();
+    clock.advance(Duration::from_secs(1));
+    wal.append_entry(COLLIDING[0], None, "late", true).unwrap();
+    wal.shutdown().unwrap();
+    let to = home.path().join("restored");
+    restore(home.path().join("wal"), &to, Some(EPOCH_MS)).unwrap();
+    for _ in 0..2 {
+        let restored = opened(&to);
+        assert_eq!(restored.entries(COLLIDING[0]).unwrap().count(), 0);
+        assert_eq!(restored.entries(COLLIDING[1]).unwrap().count(), 1);
+        restored.shutdown().unwrap();
+    }
+}
+
 #[test]
 fn what_cannot_be_restored_is_refused() {
     let home = tempfile::tempdir().unwrap();
