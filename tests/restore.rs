@@ -287,6 +287,34 @@ fn what_is_dropped_meanwhile_leaves_no_hole() {
     }
 }
 
+/// The file that says so is gone soon where nothing is found past it.
+#[test]
+fn a_key_that_is_being_removed_does_not_hinder() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options(0).0).unwrap();
+    wal.append_entry("j", None, "stays", true).unwrap();
+    wal.append_entry("k", None, "goes", true).unwrap();
+    let start = sim.trace_len();
+    wal.remove_key("k").unwrap();
+    let tombstone = "k-af63e64c8601fd8a-0002.log";
+    let mut gone = 0;
+    for at in start..=sim.trace_len() {
+        let dir = sim.killed_before(at);
+        let from = Watched::new(&dir);
+        let what = Box::new(move || drop(dir.remove(tombstone)));
+        // The first time, it is found out that the key was removed.
+        *from.before.lock().unwrap() = Some(Before { name_contains: tombstone, after: 1, what });
+        let (from, to) = (Arc::new(from), SimDir::new(2));
+        let report = restore_in(from.clone(), &to, None).unwrap();
+        gone += u32::from(from.before.lock().unwrap().is_none());
+        assert_eq!(report.damaged, []);
+        let restored = Wal::open_in(Arc::new(to), options(0).0).unwrap();
+        assert!(restored.recovery_report().clean);
+        assert_eq!(restored.entries("j").unwrap().count(), 1);
+    }
+    assert!(gone > 3, "{gone}");
+}
+
 /// A key that has nothing old enough, but in whose place another one was found past it then.
 #[test]
 fn a_key_is_found_past_one_that_came_later() {
