@@ -22,6 +22,7 @@ mod expire;
 mod limits;
 mod load;
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 use self::expire::Due;
@@ -244,24 +245,29 @@ impl Stream {
     /// Lists the stream's files up to this one once more, for who does not keep others from changing them.
     /// Returns whether there are others than before.
     fn look_again(&self, store: &Store, through: u32) -> Result<bool> {
+        let now = self.list_again(store, 0..=through)?;
+        let changed = now != self.sequences() && !now.is_empty();
+        if changed {
+            self.catalog().sequences = now.into();
+        }
+        Ok(changed)
+    }
+
+    /// The stream's files with these numbers that are there now, in order.
+    fn list_again(&self, store: &Store, numbers: RangeInclusive<u32>) -> Result<Vec<u32>> {
         let ours = self.key().map_or_else(|| self.catalog().label.to_string(), label);
-        let before = self.sequences();
         let mut now = Vec::new();
         let listed = store.dir.list(&mut |name| {
             let parsed = name.to_str().and_then(SegmentName::parse);
             if let Some(name) = parsed.filter(|name| name.key_hash == self.hash) {
-                if ours == name.label && name.sequence <= through {
+                if ours == name.label && numbers.contains(&name.sequence) {
                     now.push(name.sequence);
                 }
             }
         });
         listed.map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
         now.sort_unstable();
-        let changed = now != before && !now.is_empty();
-        if changed {
-            self.catalog().sequences = now.into();
-        }
-        Ok(changed)
+        Ok(now)
     }
 
     /// The newest segment, open; `None` if the stream has none. The stream must be loaded.

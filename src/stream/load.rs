@@ -111,8 +111,14 @@ impl Stream {
         if let Some(lost) = &findings.lost {
             return Err(lost.error());
         }
-        if store.reading.is_some() && self.look_again(store, u32::MAX)? {
-            return self.load(store, writer);
+        if store.reading.is_some() {
+            // The first one that came since. Of those behind it, the journal may have had more when it was
+            // copied than they have now, and less than they have had since.
+            let since = named.last().map_or(0, |last| last.saturating_add(1));
+            if let Some(first) = self.list_again(store, since..=u32::MAX)?.first() {
+                self.catalog().sequences = [*first].into();
+                return self.load(store, writer);
+            }
         }
         findings.highest = store.highest_used(&named, 0);
         writer.highest = findings.highest;
