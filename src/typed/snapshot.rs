@@ -171,7 +171,8 @@ impl<E: Event, C: Codec> EventStore<E, C> {
 
     /// Removes a stream with the aggregate's snapshots, as [`Wal::remove_key`](crate::Wal::remove_key) does;
     /// the snapshots first. Snapshots of other aggregates remain, and are passed over if the stream is used
-    /// again.
+    /// again; but once exactly as many of its new events have been dropped as one covers, nothing tells it from
+    /// one of those events. So call this for each aggregate that has snapshots.
     ///
     /// # Errors
     /// As [`Wal::remove_key`](crate::Wal::remove_key), and [`AggregateName`](TypedError::AggregateName).
