@@ -58,8 +58,8 @@ pub(crate) struct Writer {
     highest: u32,
     /// Sequence of the newest segment, in the phases that have one.
     newest: u32,
-    /// The key was removed, and the file with this sequence still says so.
-    tombstone: Option<u32>,
+    /// The key was removed, and the file with this sequence still says so. 0: no file does.
+    tombstone: u32,
     /// Timestamp of the newest entry; no later one is smaller.
     last_ms: u64,
 }
@@ -89,7 +89,7 @@ pub(crate) enum Phase {
 
 impl Writer {
     fn new(phase: Phase, highest: u32) -> Self {
-        Self { phase, highest, newest: 0, tombstone: None, last_ms: 0 }
+        Self { phase, highest, newest: 0, tombstone: 0, last_ms: 0 }
     }
 
     /// Highest sequence any file of the stream has or had.
@@ -99,12 +99,12 @@ impl Writer {
 
     /// Whether a file says that the key was removed.
     pub(crate) fn has_tombstone(&self) -> bool {
-        self.tombstone.is_some()
+        self.tombstone != 0
     }
 
     /// Sequence of the file that says so.
     pub(crate) fn tombstone(&self) -> Option<u32> {
-        self.tombstone
+        Some(self.tombstone).filter(|tombstone| *tombstone != 0)
     }
 }
 

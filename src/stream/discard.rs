@@ -179,7 +179,7 @@ impl Stream {
         // be appended.
         writer.phase = Phase::Stuck;
         let sequence = tombstone.id.sequence;
-        writer.tombstone = Some(sequence);
+        writer.tombstone = sequence;
         store.make_durable(&tombstone, tombstone.extent().end)?;
         store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
         sequences.push(sequence);
@@ -188,7 +188,7 @@ impl Stream {
         writer.last_ms = 0;
         if !keep_tombstone {
             self.unlink_tombstone(store, sequence)?;
-            writer.tombstone = None;
+            writer.tombstone = 0;
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ impl Stream {
     ) -> Result<Findings> {
         if header.removed {
             writer.phase = Phase::Empty;
-            writer.tombstone = Some(segment.id.sequence);
+            writer.tombstone = segment.id.sequence;
             *self.catalog() = Catalog::default();
             self.owner.get_or_init(|| Some(header.key));
             findings.removed = sequences;
