@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::thread;
 
@@ -208,8 +208,15 @@ impl<'a> Replica<'a> {
     ) -> Result<()> {
         let path = from.path().join(name);
         let file = match from.open(name, OpenMode::Read) {
-            // None of ours, whatever its name.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
+            // None of ours, whatever its name; or gone since, which in a directory that is in use may be.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(());
+            }
             file => file.map_err(|source| WalError::io(&path, "open the segment", source))?,
         };
         let bytes =
@@ -399,10 +406,11 @@ impl<'a> Replica<'a> {
 #[derive(Default)]
 pub(crate) struct RawFiles(BTreeMap<u64, Raw>);
 
-#[derive(Default)]
 struct Raw {
     /// Nobody can tell what they hold; else they are what a removed key has left.
     unreadable: bool,
+    /// Those with other numbers are not meant.
+    sequences: RangeInclusive<u32>,
     names: Vec<(u32, String)>,
 }
 
@@ -411,15 +419,23 @@ impl RawFiles {
         self.0.contains_key(&key_hash)
     }
 
-    pub(crate) fn note(&mut self, key_hash: u64, unreadable: bool) {
-        self.0.insert(key_hash, Raw { unreadable, names: Vec::new() });
+    pub(crate) fn note_unreadable(&mut self, key_hash: u64) {
+        self.0
+            .insert(key_hash, Raw { unreadable: true, sequences: 0..=u32::MAX, names: Vec::new() });
+    }
+
+    /// Of a removed key the file that says so: the key may be used again meanwhile.
+    pub(crate) fn note_removed(&mut self, key_hash: u64, tombstone: u32) {
+        let sequences = tombstone..=tombstone;
+        self.0.insert(key_hash, Raw { unreadable: false, sequences, names: Vec::new() });
     }
 
     /// Puts all of them into a copy of their directory.
     pub(crate) fn take(mut self, from: &dyn Dir, replica: &mut Replica<'_>) -> Result<()> {
         list(from, &mut |name| {
             if let Some(parsed) = SegmentName::parse(name) {
-                if let Some(raw) = self.0.get_mut(&parsed.key_hash) {
+                let raw = self.0.get_mut(&parsed.key_hash);
+                if let Some(raw) = raw.filter(|raw| raw.sequences.contains(&parsed.sequence)) {
                     raw.names.push((parsed.sequence, name.to_owned()));
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ahash::HashMap;
 
-use crate::chains::Node;
+use crate::chains::{Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::{FrameFlags, FrameHeader};
 use crate::fs::{Dir, OsDir, read_full};
@@ -29,7 +29,7 @@ use crate::stream::{Phase, Stream};
 /// Times are those of the clock that the entries were appended with, so between keys they tell the order only
 /// as far as that clock does. What had been dropped from the original does not come back. A key of which
 /// nothing is old enough is left out; if older entries of it had been dropped, it is there without
-/// entries, and its indexes go on.
+/// entries, and its indexes go on. (So is, without entries, one whose hash another key has, too.)
 ///
 /// When this returns, the copy survives power loss. If it is cut off, opening the copy answers
 /// [`Incomplete`](WalError::Incomplete): remove it and begin again.
@@ -89,7 +89,12 @@ pub fn restore_in(
     let mut raw = RawFiles::default();
     for stream in streams.in_order() {
         if readable(&store, &stream, &mut raw)? {
-            let there = take(&store, &stream, until_ms.unwrap_or(u64::MAX), &mut replica)?;
+            let moment = Moment {
+                until_ms: until_ms.unwrap_or(u64::MAX),
+                // Whoever looks for another key with the same hash comes by.
+                needed: streams.next_is_taken(stream.hash),
+            };
+            let there = take(&store, &stream, moment, &mut replica)?;
             replica.report.keys = replica.report.keys.saturating_add(u64::from(there));
         }
         // Reading many keys is not to keep many files open.
@@ -113,60 +118,93 @@ pub fn restore_in(
 fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> {
     match stream.ensure_loaded(store) {
         Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
-            raw.note(stream.hash, true);
+            raw.note_unreadable(stream.hash);
             return Ok(false);
         }
         result => result?,
     }
     let writer = stream.writer();
-    let tombstone = writer.phase == Phase::Empty && writer.has_tombstone();
-    if tombstone || writer.phase == Phase::Damaged {
-        raw.note(stream.hash, !tombstone);
-        return Ok(false);
+    match (writer.phase, writer.tombstone()) {
+        (Phase::Damaged, _) => raw.note_unreadable(stream.hash),
+        (Phase::Empty, Some(tombstone)) => raw.note_removed(stream.hash, tombstone),
+        _ => return Ok(true),
     }
-    Ok(true)
+    Ok(false)
 }
 
-/// Puts what one stream had at that moment into the copy; `false` if that is nothing.
-fn take(store: &Store, stream: &Stream, until_ms: u64, replica: &mut Replica<'_>) -> Result<bool> {
+/// What is wanted of a stream.
+#[derive(Clone, Copy)]
+struct Moment {
+    until_ms: u64,
+    /// It has to be there, if without entries.
+    needed: bool,
+}
+
+/// Puts what one stream had at that moment into the copy; `false` if that is nothing. One file after the other is
+/// open, the newest first: who finds that a segment has been dropped meanwhile needs those before it no more.
+fn take(store: &Store, stream: &Stream, moment: Moment, replica: &mut Replica<'_>) -> Result<bool> {
     let Some((chain, newest)) = stream.chain(store)? else { return Ok(false) };
-    let mut segments = Vec::new();
+    let mut row = Vec::new();
     for node in &chain.nodes {
-        let segment = match node {
-            Node::Present(present) => stream.segment(store, present.sequence),
-            Node::Lost(lost) => Err(lost.error()),
-        };
-        match segment {
-            Ok(segment) => segments.push(segment),
-            Err(WalError::Expired) => {}
-            Err(WalError::Corrupted { path, offset, bytes, reason }) => {
-                replica.note(Finding { path, offset, bytes, what: reason.to_owned() });
-            }
-            Err(error) => return Err(error),
+        match node {
+            Node::Present(present) => row.push(*present),
+            Node::Lost(lost) => note(replica, lost.error())?,
         }
     }
-    segments.push(newest);
-    let old = |segment: &Arc<Segment>| segment.created_ms <= until_ms;
-    let mut count = segments.iter().take_while(|segment| old(segment)).count();
+    row.push(Present::of(&newest));
+    let mut count = row.iter().take_while(|present| present.created_ms <= moment.until_ms).count();
     if count == 0 {
         // Something must carry the numbers on.
-        count = usize::from(segments.first().is_some_and(|first| first.base_index > 0));
+        count =
+            usize::from(row.first().is_some_and(|first| moment.needed || first.first_index > 0));
     }
-    segments.truncate(count);
-    let last = segments.pop();
-    for segment in &segments {
-        let extent = segment.extent();
-        put(stream, segment, extent, Ending::Cut(extent.end), replica)?;
+    let mut there = false;
+    for present in row.iter().take(count).rev() {
+        let segment = match stream.segment(store, present.sequence) {
+            _ if present.sequence == newest.id.sequence => Arc::clone(&newest),
+            // The newest one is still there.
+            Err(WalError::Expired) if !there => {
+                return put_last(stream, &newest, moment, replica);
+            }
+            Err(WalError::Expired) => break,
+            Err(error) => {
+                note(replica, error)?;
+                continue;
+            }
+            Ok(segment) => segment,
+        };
+        if there {
+            let extent = segment.extent();
+            put(stream, &segment, extent, Ending::Cut(extent.end), replica)?;
+        } else {
+            there = put_last(stream, &segment, moment, replica)?;
+        }
     }
-    let Some(segment) = last else { return Ok(false) };
-    let (extent, last_ms) = extent_at(&segment, until_ms)?;
-    let nothing = extent.count == 0 && segment.base_index == 0 && segments.is_empty();
-    if nothing && segment.extent().count > 0 {
+    Ok(there)
+}
+
+/// Notes damage.
+fn note(replica: &mut Replica<'_>, error: WalError) -> Result<()> {
+    let WalError::Corrupted { path, offset, bytes, reason } = error else { return Err(error) };
+    replica.note(Finding { path, offset, bytes, what: reason.to_owned() });
+    Ok(())
+}
+
+/// Puts what the last segment had at that moment into the copy, unless it was only begun then.
+fn put_last(
+    stream: &Stream,
+    segment: &Segment,
+    moment: Moment,
+    replica: &mut Replica<'_>,
+) -> Result<bool> {
+    let (extent, last_ms) = extent_at(segment, moment.until_ms)?;
+    let begun_later = extent.count == 0 && segment.base_index == 0 && segment.extent().count > 0;
+    if begun_later && !moment.needed {
         return Ok(false);
     }
-    let sealed = extent.end == segment.extent().end && ends_with_seal(&segment, extent.end)?;
-    let ending = if sealed { Ending::Cut(extent.end) } else { mark(&segment, extent, last_ms) };
-    put(stream, &segment, extent, ending, replica)?;
+    let sealed = extent.end == segment.extent().end && ends_with_seal(segment, extent.end)?;
+    let ending = if sealed { Ending::Cut(extent.end) } else { mark(segment, extent, last_ms) };
+    put(stream, segment, extent, ending, replica)?;
     Ok(true)
 }
 

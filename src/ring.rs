@@ -5,7 +5,8 @@
 //! its position modulo the capacity. The records from `tail` to `head` are in use; everything before
 //! `tail` is in the segments, and durable there if somebody was promised that. `free_to` is how far `head`
 //! may go: it lags behind `tail + capacity` as long as a power cut could still make recovery look for
-//! promised records behind an older tail.
+//! promised records behind an older tail, and until a record names this one: a process may die while it
+//! writes over what the older one led to.
 
 #![warn(
     clippy::unwrap_used,
@@ -78,6 +79,8 @@ struct State {
     head: u64,
     tail: u64,
     free_to: u64,
+    /// The tail that the last record names.
+    named_tail: u64,
     /// A tail that a durable record names.
     durable_tail: u64,
     /// Records before this have been promised to survive power loss.
@@ -141,6 +144,8 @@ pub(crate) enum Retired {
     Free,
     /// Done, and the space can be used again once the records before this mark are durable.
     FreeAfter(u64),
+    /// No record names the new tail yet: append one, then call again.
+    Unnamed,
 }
 
 impl Ring {
@@ -182,6 +187,7 @@ impl Ring {
                 head: 0,
                 tail: 0,
                 free_to: capacity,
+                named_tail: 0,
                 durable_tail: 0,
                 promised: 0,
                 segments: HashSet::new(),
@@ -320,6 +326,7 @@ impl Ring {
             state.note(*promise, position);
         }
         state.head = position;
+        state.named_tail = tail;
         self.head.store(position, Ordering::Release);
         self.moved.store(state.moved(), Ordering::Relaxed);
         Ok(Outcome::Appended)
@@ -472,6 +479,9 @@ impl Ring {
         // what has been used again for damage.
         if state.promised > state.tail || self.gate.durable() > state.durable_tail {
             return Retired::FreeAfter(state.tail);
+        }
+        if state.named_tail < state.tail {
+            return Retired::Unnamed;
         }
         state.free_to = state.tail.saturating_add(self.capacity);
         Retired::Free

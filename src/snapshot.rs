@@ -49,6 +49,7 @@ fn cut(store: &Store, streams: &Streams, raw: &mut RawFiles) -> Result<Ends> {
     for stream in streams.in_order() {
         readable(store, &stream, raw)?;
     }
+    let mut removed = Vec::new();
     let cutting = store.cuts.begin();
     for stream in streams.in_order() {
         if !readable(store, &stream, raw)? {
@@ -57,12 +58,18 @@ fn cut(store: &Store, streams: &Streams, raw: &mut RawFiles) -> Result<Ends> {
         let writer = stream.writer();
         match writer.phase {
             Phase::Stuck => return Err(stream.stuck(store, &writer)),
-            Phase::Damaged => raw.note(stream.hash, true),
-            Phase::Empty if writer.has_tombstone() => raw.note(stream.hash, false),
+            Phase::Damaged => raw.note_unreadable(stream.hash),
             _ => stream.note_end(store, &writer, cutting.cut),
         }
+        removed.extend(writer.tombstone().map(|tombstone| (stream.hash, tombstone)));
     }
-    Ok(cutting.finish())
+    let ends = cutting.finish();
+    for (hash, tombstone) in removed {
+        if let Some(None) = ends.get(&hash) {
+            raw.note_removed(hash, tombstone);
+        }
+    }
+    Ok(ends)
 }
 
 /// Whether the stream can be loaded.
@@ -70,7 +77,7 @@ fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> 
     match stream.ensure_loaded(store) {
         Ok(()) => Ok(true),
         Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {
-            raw.note(stream.hash, true);
+            raw.note_unreadable(stream.hash);
             Ok(false)
         }
         Err(error) => Err(error),

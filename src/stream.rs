@@ -22,6 +22,7 @@ mod expire;
 mod limits;
 mod load;
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 use self::expire::Due;
@@ -57,8 +58,8 @@ pub(crate) struct Writer {
     highest: u32,
     /// Sequence of the newest segment, in the phases that have one.
     newest: u32,
-    /// The key was removed and a file still says so.
-    tombstone: bool,
+    /// The key was removed, and the file with this sequence still says so. 0: no file does.
+    tombstone: u32,
     /// Timestamp of the newest entry; no later one is smaller.
     last_ms: u64,
 }
@@ -88,7 +89,7 @@ pub(crate) enum Phase {
 
 impl Writer {
     fn new(phase: Phase, highest: u32) -> Self {
-        Self { phase, highest, newest: 0, tombstone: false, last_ms: 0 }
+        Self { phase, highest, newest: 0, tombstone: 0, last_ms: 0 }
     }
 
     /// Highest sequence any file of the stream has or had.
@@ -98,7 +99,12 @@ impl Writer {
 
     /// Whether a file says that the key was removed.
     pub(crate) fn has_tombstone(&self) -> bool {
-        self.tombstone
+        self.tombstone != 0
+    }
+
+    /// Sequence of the file that says so.
+    pub(crate) fn tombstone(&self) -> Option<u32> {
+        Some(self.tombstone).filter(|tombstone| *tombstone != 0)
     }
 }
 
@@ -239,24 +245,29 @@ impl Stream {
     /// Lists the stream's files up to this one once more, for who does not keep others from changing them.
     /// Returns whether there are others than before.
     fn look_again(&self, store: &Store, through: u32) -> Result<bool> {
+        let now = self.list_again(store, 0..=through)?;
+        let changed = now != self.sequences() && !now.is_empty();
+        if changed {
+            self.catalog().sequences = now.into();
+        }
+        Ok(changed)
+    }
+
+    /// The stream's files with these numbers that are there now, in order.
+    fn list_again(&self, store: &Store, numbers: RangeInclusive<u32>) -> Result<Vec<u32>> {
         let ours = self.key().map_or_else(|| self.catalog().label.to_string(), label);
-        let before = self.sequences();
         let mut now = Vec::new();
         let listed = store.dir.list(&mut |name| {
             let parsed = name.to_str().and_then(SegmentName::parse);
             if let Some(name) = parsed.filter(|name| name.key_hash == self.hash) {
-                if ours == name.label && name.sequence <= through {
+                if ours == name.label && numbers.contains(&name.sequence) {
                     now.push(name.sequence);
                 }
             }
         });
         listed.map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
         now.sort_unstable();
-        let changed = now != before && !now.is_empty();
-        if changed {
-            self.catalog().sequences = now.into();
-        }
-        Ok(changed)
+        Ok(now)
     }
 
     /// The newest segment, open; `None` if the stream has none. The stream must be loaded.
@@ -264,8 +275,8 @@ impl Stream {
         loop {
             let Some(newest) = self.catalog().sequences.last().copied() else { return Ok(None) };
             match self.segment(store, newest) {
-                // A newer one came and retention took this one, in between.
-                Err(WalError::Expired) => {}
+                // A newer one came and retention took this one, in between. To who only reads it does not show.
+                Err(WalError::Expired) if store.reading.is_none() => {}
                 result => return result.map(Some),
             }
         }

@@ -194,7 +194,7 @@ pub trait Aggregate: Default + Serialize + DeserializeOwned {
     type Event: Event;
 
     /// Tells its snapshots from those of other aggregates of the same stream. Up to 65,535 bytes, together
-    /// with the stream's name.
+    /// with the stream's name; no slash.
     const NAME: &'static str;
 
     /// Version of the schema of its snapshots. Raise it when `Self` or [`apply`](Self::apply) changes: then

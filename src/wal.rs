@@ -159,7 +159,8 @@ impl Wal {
     /// begun later. So if an entry is in the copy, then so is every entry, of whatever key, that had been
     /// acknowledged before that one was begun. Entries appended with `Os` count, too. Appends go on
     /// meanwhile; [`compact`](Self::compact), [`truncate_before`](Self::truncate_before),
-    /// [`remove_key`](Self::remove_key) and [`shutdown`](Self::shutdown) wait until it is done.
+    /// [`remove_key`](Self::remove_key), [`set_retention`](Self::set_retention),
+    /// [`accept_loss`](Self::accept_loss) and [`shutdown`](Self::shutdown) wait until it is done.
     ///
     /// *What it costs.* Sealed segments are hard links where the two directories are on one file system,
     /// else copies; of a key's newest segment what counts is copied. Each copy is synced, 16 at a time. Every entry

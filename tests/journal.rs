@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
-use keywal::{Durability, Wal, WalError, WalOptions};
+use keywal::{Durability, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
 
@@ -37,6 +37,41 @@ fn durable_appends_of_any_number_of_keys_share_the_journals_sync() {
     assert_eq!(wal.stats().syncs - before, 1, "nor does a new segment need a sync of its own");
     wal.sync().unwrap();
     assert!(wal.stats().syncs - before <= 3, "the journal, and the directory");
+}
+
+/// A full disk had let the journal fill up, then there was space. The next entry was written over the place from
+/// which on, as all records said, the journal counts: who died in the middle of that lost all that came behind.
+#[test]
+fn a_kill_while_an_old_record_is_written_over_costs_nothing() {
+    for bytes in [60, 400, 600, 900] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        let keys = ["a", "b", "c", "d"];
+        for key in keys {
+            wal.append_entry(key, None, "0", false).unwrap();
+        }
+        sim.set_capacity(Some(0));
+        let mut entries = keys.len();
+        let append = |key| wal.append_entry(key, None, [7; 60], false);
+        while append(keys[entries / 8]).is_ok() {
+            entries += 1;
+        }
+        assert!(entries > 12, "{entries}");
+        sim.set_capacity(None);
+        let start = sim.trace_len();
+        wal.append_entry("a", None, vec![8; bytes], false).unwrap();
+        for at in start..=sim.trace_len() {
+            let killed = sim.killed_before(at);
+            let reader = WalReader::open_in(Arc::new(killed.clone()), options()).unwrap();
+            let seen = |key| reader.entries(key).unwrap().map(Result::unwrap).count();
+            let seen: usize = keys.into_iter().map(seen).sum();
+            assert!(seen >= entries, "{bytes}, {at}: {seen} of {entries}");
+            let wal = Wal::open_in(Arc::new(killed), options()).unwrap();
+            let kept = |key| wal.entries(key).unwrap().map(Result::unwrap).count();
+            let kept: usize = keys.into_iter().map(kept).sum();
+            assert!(kept >= entries, "{bytes}, {at}: {kept} of {entries}");
+        }
+    }
 }
 
 #[test]

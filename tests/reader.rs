@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{EPOCH_MS, Random, content};
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
-use keywal::{ManualClock, Wal, WalError, WalOptions, WalReader};
+use keywal::{ManualClock, Wal, WalError, WalOptions, WalReader, restore_in, verify_in};
 
 mod common;
 
@@ -276,6 +276,70 @@ fn nothing_is_locked_repaired_or_written() {
                 assert_eq!(Wal::open_in(Arc::new(dir), options(journal)).unwrap().stats().keys, 3);
             }
         }
+    }
+}
+
+/// Also not what a removal has left that is on its way, or that a kill cut off: the file that says so need not
+/// survive power loss yet.
+#[test]
+fn what_a_removal_has_left_is_not_deleted() {
+    for journal in JOURNALS {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(journal)).unwrap();
+        for index in 0..3 {
+            wal.append_entry("key", None, content(index, 3000), true).unwrap();
+        }
+        let start = sim.trace_len();
+        wal.remove_key("key").unwrap();
+        let mut gone = 0;
+        for at in start..=sim.trace_len() {
+            let dir = sim.killed_before(at);
+            let before = dir.image();
+            let reader = WalReader::open_in(Arc::new(dir.clone()), options(0)).unwrap();
+            let entries = reader.entries("key").unwrap().map(Result::unwrap).count();
+            assert!(entries == 3 || entries == 0, "{entries}");
+            gone += usize::from(entries == 0);
+            let report = restore_in(Arc::new(dir.clone()), &SimDir::new(2), None).unwrap();
+            assert_eq!(report.keys, u64::from(entries > 0));
+            verify_in(Arc::new(dir.clone())).unwrap();
+            assert_eq!((dir.trace_len(), dir.image()), (at, before), "something was written");
+        }
+        assert!(gone > 3, "{gone}");
+    }
+}
+
+/// With few files open, the newest segment of a key may be gone when the key is used again.
+#[test]
+fn a_newest_segment_that_is_gone_has_expired() {
+    for drop in ["remove", "truncate"] {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(0)).unwrap();
+        for key in ["key", "other"] {
+            wal.append_entry(key, None, "entry", true).unwrap();
+        }
+        let options = options(0).max_open_files(1);
+        let mut reader = WalReader::open_in(Arc::new(sim), options).unwrap();
+        let reference = reader.get("key", 0).unwrap().unwrap().reference;
+        reader.get("other", 0).unwrap().unwrap();
+        match drop {
+            "remove" => wal.remove_key("key").unwrap(),
+            _ => assert_eq!(wal.truncate_before("key", 1).unwrap().dropped_segments, 1),
+        }
+        let (done, result) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let errors = [
+                reader.get("key", 0).unwrap_err(),
+                reader.entries("key").unwrap_err(),
+                reader.read_entry_at(reference).unwrap_err(),
+                reader.next_index("key").unwrap_err(),
+                reader.segments("key").unwrap_err(),
+            ];
+            reader.refresh().unwrap();
+            done.send((errors, reader.entries("key").unwrap().count())).unwrap();
+        });
+        let (errors, left) = result.recv_timeout(Duration::from_secs(60)).expect("no hang");
+        assert!(errors.iter().all(|error| matches!(error, WalError::Expired)), "{errors:?}");
+        assert_eq!(left, 0);
     }
 }
 

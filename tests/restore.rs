@@ -1,14 +1,17 @@
 //! Is what is restored what was there at that moment, and does `verify` find damage and change nothing?
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use common::{COLLIDING, EPOCH_MS, content, header};
-use keywal::fs::Dir;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
+use keywal::fs::{Dir, File, Lock, Mapping, OpenMode};
 use keywal::{Entry, Key, ManualClock, Wal, WalError, WalOptions};
 use keywal::{restore, restore_in, verify, verify_in};
 
@@ -108,6 +111,230 @@ fn numbers_go_on_where_what_is_old_enough_has_been_dropped() {
         let restored = opened(&target);
         assert_eq!(restored.len("key 0").unwrap(), len);
         assert_eq!(restored.next_index("key 0").unwrap(), next + len);
+    }
+}
+
+/// A directory that counts the files of it that are open, and in which something happens before a file is opened.
+#[derive(Debug)]
+struct Watched {
+    sim: SimDir,
+    open: Arc<AtomicU64>,
+    most: AtomicU64,
+    before: Mutex<Option<Before>>,
+}
+
+/// What, and how many times the file is opened before that.
+struct Before {
+    name_contains: &'static str,
+    after: u32,
+    what: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name_contains)
+    }
+}
+
+impl Watched {
+    fn new(sim: &SimDir) -> Self {
+        let (open, most, before) = (Arc::default(), AtomicU64::new(0), Mutex::default());
+        Self { sim: sim.clone(), open, most, before }
+    }
+}
+
+impl Dir for Watched {
+    fn path(&self) -> &Path {
+        Dir::path(&self.sim)
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        self.sim.lock()
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        self.sim.list(each)
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        let mut before = self.before.lock().unwrap();
+        if let Some(before) = before.as_mut().filter(|before| name.contains(before.name_contains)) {
+            before.after = before.after.wrapping_sub(1);
+        }
+        if let Some(before) = before.take_if(|before| before.after == u32::MAX) {
+            (before.what)();
+        }
+        let file = Dir::open(&self.sim, name, mode)?;
+        self.most.fetch_max(self.open.fetch_add(1, SeqCst) + 1, SeqCst);
+        Ok(Box::new(WatchedFile { file, open: Arc::clone(&self.open) }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.sim.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Dir::sync(&self.sim)
+    }
+
+    fn random(&self) -> u64 {
+        self.sim.random()
+    }
+}
+
+#[derive(Debug)]
+struct WatchedFile {
+    file: Box<dyn File>,
+    open: Arc<AtomicU64>,
+}
+
+impl Drop for WatchedFile {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Of a directory that is only read.
+impl File for WatchedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<usize> {
+        unreachable!("written")
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        unreachable!("synced")
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        unreachable!("cut")
+    }
+
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        unreachable!("extended")
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        unreachable!("dropped from the cache")
+    }
+
+    fn map(&self, _: usize) -> io::Result<Box<dyn Mapping>> {
+        unreachable!("mapped")
+    }
+}
+
+/// A key with more segments than are held open, `k-af63e64c8601fd8a-0001` to `-0600`.
+fn long() -> (SimDir, Wal, Arc<ManualClock>) {
+    let sim = SimDir::new(1);
+    let (options, clock) = options(0);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for serial in 0..600 {
+        wal.append_entry("k", None, content(serial, 3000), false).unwrap();
+        clock.advance(Duration::from_millis(1));
+    }
+    assert_eq!(wal.segments("k").unwrap().len(), 600);
+    (sim, wal, clock)
+}
+
+#[test]
+fn few_files_are_open_however_many_segments_a_key_has() {
+    let (sim, wal, _) = long();
+    let from = Arc::new(Watched::new(&sim));
+    let to = SimDir::new(2);
+    restore_in(from.clone(), &to, None).unwrap();
+    assert!(from.most.load(SeqCst) < 520, "{:?}", from.most);
+    let restored = Wal::open_in(Arc::new(to), options(0).0).unwrap();
+    assert_eq!(all(&restored), all(&wal));
+    let from = Arc::new(Watched::new(&sim));
+    assert_eq!(verify_in(from.clone()).unwrap().entries, 600);
+    assert!(from.most.load(SeqCst) < 520, "{:?}", from.most);
+}
+
+/// Whoever writes to the original drops segments while it is read: what is left has no hole.
+#[test]
+fn what_is_dropped_meanwhile_leaves_no_hole() {
+    for (name_contains, before, until) in [
+        ("-0550", 560, u64::MAX),
+        ("-0550", 600, u64::MAX),
+        ("-0550", 560, EPOCH_MS + 549),
+        ("-0550", 600, EPOCH_MS + 549),
+    ] {
+        let (sim, wal, _) = long();
+        let wal = Arc::new(wal);
+        let from = Watched::new(&sim);
+        let other = Arc::clone(&wal);
+        let what = Box::new(move || drop(other.truncate_before("k", before).unwrap()));
+        // The first time, the row is put together.
+        *from.before.lock().unwrap() = Some(Before { name_contains, after: 1, what });
+        let (from, to) = (Arc::new(from), SimDir::new(2));
+        let report = restore_in(from.clone(), &to, Some(until)).unwrap();
+        assert!(from.before.lock().unwrap().is_none(), "{name_contains} was opened again");
+        assert_eq!(report.damaged, [], "{name_contains}, {before}, {until}");
+        let restored = Wal::open_in(Arc::new(to), options(0).0).unwrap();
+        let kept: Vec<u64> =
+            restored.entries("k").unwrap().map(|entry| entry.unwrap().index).collect();
+        let next = restored.next_index("k").unwrap();
+        let first = kept.first().copied().unwrap_or(next);
+        assert_eq!(kept, (first..next).collect::<Vec<_>>());
+        assert!(next == 600 || until < u64::MAX, "{next}");
+        assert!(verify_in(Arc::new(sim)).unwrap().damaged.is_empty());
+    }
+}
+
+/// The file that says so is gone soon where nothing is found past it.
+#[test]
+fn a_key_that_is_being_removed_does_not_hinder() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options(0).0).unwrap();
+    wal.append_entry("j", None, "stays", true).unwrap();
+    wal.append_entry("k", None, "goes", true).unwrap();
+    let start = sim.trace_len();
+    wal.remove_key("k").unwrap();
+    let tombstone = "k-af63e64c8601fd8a-0002.log";
+    let mut gone = 0;
+    for at in start..=sim.trace_len() {
+        let dir = sim.killed_before(at);
+        let from = Watched::new(&dir);
+        let what = Box::new(move || drop(dir.remove(tombstone)));
+        // The first time, it is found out that the key was removed.
+        *from.before.lock().unwrap() = Some(Before { name_contains: tombstone, after: 1, what });
+        let (from, to) = (Arc::new(from), SimDir::new(2));
+        let report = restore_in(from.clone(), &to, None).unwrap();
+        gone += u32::from(from.before.lock().unwrap().is_none());
+        assert_eq!(report.damaged, []);
+        let restored = Wal::open_in(Arc::new(to), options(0).0).unwrap();
+        assert!(restored.recovery_report().clean);
+        assert_eq!(restored.entries("j").unwrap().count(), 1);
+    }
+    assert!(gone > 3, "{gone}");
+}
+
+/// A key that has nothing old enough, but in whose place another one was found past it then.
+#[test]
+fn a_key_is_found_past_one_that_came_later() {
+    let home = tempfile::tempdir().unwrap();
+    let (options, clock) = options(0);
+    let wal = Wal::new(home.path().join("wal"), options).unwrap();
+    for key in COLLIDING {
+        wal.append_entry(key, None, "early", true).unwrap();
+    }
+    wal.remove_key(COLLIDING[0]).unwrap();
+    clock.advance(Duration::from_secs(1));
+    wal.append_entry(COLLIDING[0], None, "late", true).unwrap();
+    wal.shutdown().unwrap();
+    let to = home.path().join("restored");
+    restore(home.path().join("wal"), &to, Some(EPOCH_MS)).unwrap();
+    for _ in 0..2 {
+        let restored = opened(&to);
+        assert_eq!(restored.entries(COLLIDING[0]).unwrap().count(), 0);
+        assert_eq!(restored.entries(COLLIDING[1]).unwrap().count(), 1);
+        restored.shutdown().unwrap();
     }
 }
 

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::hooked::HookedDir;
 use common::{COLLIDING, EPOCH_MS, Random, content, header};
 use keywal::fs::Dir;
 use keywal::fs::sim::{CrashBudget, Fault, FaultKind, Image, SimDir};
-use keywal::{Entry, Key, ManualClock, Wal, WalError, WalOptions};
+use keywal::{Entry, Key, KeyOptions, ManualClock, Retention, Wal, WalError, WalOptions};
 
 mod common;
 
@@ -498,6 +499,69 @@ fn failing_calls_leave_the_original_usable_and_the_copy_whole_or_incomplete() {
     }
     println!("{cases} cases, {failed} snapshots failed");
     assert!(failed > 100);
+}
+
+/// A log, and what happens in the middle of its snapshot: behind the cut, while the files of `a` are copied, and
+/// before those of keys with greater hashes are. It may have to wait for the end of the snapshot.
+fn meanwhile(wal: &Arc<Wal>, dir: &HookedDir, what: impl FnOnce(&Wal) + Send + 'static) -> SimDir {
+    let (begun, ended) = mpsc::channel();
+    let (other, copy) = (Arc::clone(wal), SimDir::new(9));
+    dir.before_sync(move || {
+        let (done, is_done) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            what(&other);
+            let _ = done.send(());
+        });
+        let _ = is_done.recv_timeout(Duration::from_millis(200));
+        begun.send(thread).unwrap();
+    });
+    wal.snapshot_in(&copy).unwrap();
+    ended.try_recv().expect("it happened").join().unwrap();
+    copy
+}
+
+/// With a sealed segment of `a` that only the journal has.
+fn hooked() -> (Arc<Wal>, HookedDir) {
+    let dir = HookedDir::new(&SimDir::new(1), "a-af63dc4c8601ec8c-0001");
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(1 << 20)).unwrap());
+    for number in 0..2 {
+        wal.append_entry("a", None, content(number, 3000), false).unwrap();
+    }
+    assert_eq!(wal.segments("a").unwrap().len(), 2);
+    (wal, dir)
+}
+
+/// Changing a retention drops an empty segment, which the snapshot may be about to copy.
+#[test]
+fn a_key_whose_retention_changes_meanwhile_is_there() {
+    let (wal, dir) = hooked();
+    wal.create_key("k", KeyOptions::default().metadata("facts")).unwrap();
+    let copy = meanwhile(&wal, &dir, |wal| wal.set_retention("k", Retention::FOREVER).unwrap());
+    let copy = Wal::open_in(Arc::new(copy), options(0)).unwrap();
+    assert_eq!(copy.key_metadata("k").unwrap().as_deref(), Some(&b"facts"[..]));
+    assert_eq!(copy.retention("k").unwrap(), None);
+    assert_eq!(wal.retention("k").unwrap(), Some(Retention::FOREVER));
+}
+
+/// What a removed key has left, because a key with the same hash is found past it, is in the copy; what the key
+/// gets when it is used again behind the cut is not.
+#[test]
+fn a_removed_key_that_is_used_again_meanwhile_is_still_removed() {
+    let (wal, dir) = hooked();
+    for key in COLLIDING {
+        wal.append_entry(key, None, "before", true).unwrap();
+    }
+    wal.remove_key(COLLIDING[0]).unwrap();
+    let copy = meanwhile(&wal, &dir, |wal| {
+        wal.append_entry(COLLIDING[0], None, "behind", false).unwrap();
+    });
+    for _ in 0..2 {
+        let copy = Wal::open_in(Arc::new(copy.clone()), options(0)).unwrap();
+        assert!(copy.recovery_report().clean);
+        assert_eq!(copy.entries(COLLIDING[0]).unwrap().count(), 0);
+        assert_eq!(copy.next_index(COLLIDING[1]).unwrap(), 1);
+        copy.shutdown().unwrap();
+    }
 }
 
 /// A file system without hard links, or another one: everything is copied.

@@ -497,6 +497,35 @@ impl Codec for Upper {
     }
 }
 
+/// Else `b/c` of `a` and `c` of `a/b` would have their snapshots under one key: what drops those of one drops
+/// those of the other.
+#[test]
+fn an_aggregates_name_has_no_slash() {
+    #[derive(Serialize, Deserialize, Debug, Default)]
+    struct Slash;
+    impl Aggregate for Slash {
+        type Event = AccountEvent;
+        const NAME: &'static str = "account/account:7";
+        fn apply(&mut self, _: AccountEvent) {}
+    }
+    let store = store();
+    let stream = "account:7/x";
+    store.append(stream, 0, [&deposited(1)], &Metadata::default()).unwrap();
+    store.save_snapshot(stream, &store.load::<Account>(stream).unwrap()).unwrap();
+    // Its snapshots would be under the same key.
+    store.append("x", 0, [&deposited(1)], &Metadata::default()).unwrap();
+    let loaded = store.replay::<Slash>("x", 1).unwrap();
+    let refused = [
+        store.load::<Slash>("x").map(|_| ()),
+        store.save_snapshot("x", &loaded),
+        store.drop_covered::<Slash>("x").map(|_| ()),
+        store.remove::<Slash>("x"),
+    ];
+    let told = |result: &Result<_, _>| matches!(result, Err(TypedError::AggregateName));
+    assert!(refused.iter().all(told), "{refused:?}");
+    assert_eq!(store.load::<Account>(stream).unwrap().snapshot, Some(1));
+}
+
 #[test]
 fn the_format_is_the_users() {
     let dir = tempfile::tempdir().unwrap();

@@ -345,16 +345,16 @@ impl Store {
                     names = promised;
                 }
                 Retired::FreeAfter(tail) => {
-                    let nobody = SegmentId { key_hash: 0, sequence: 0 };
-                    // Without room for this record, the next one that has some says the same.
-                    let outcome = ring
-                        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| false)
-                        .map_err(|source| write_error(ring, source))?;
-                    if outcome == Outcome::Appended {
+                    if name_tail(ring)? {
                         sync_journal(ring, ring.head())?;
                         ring.free(tail);
                     }
                     break;
+                }
+                Retired::Unnamed => {
+                    if !name_tail(ring)? {
+                        break;
+                    }
                 }
                 Retired::Free => break,
             }
@@ -519,6 +519,16 @@ impl Store {
         })?;
         results.into_iter().try_for_each(|(_, result)| result)
     }
+}
+
+/// Appends a record that only says where the journal starts now. `false`: there is no room for it, and the next
+/// one that has some says the same.
+fn name_tail(ring: &Ring) -> Result<bool> {
+    let nobody = SegmentId { key_hash: 0, sequence: 0 };
+    let outcome = ring
+        .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| false)
+        .map_err(|source| write_error(ring, source))?;
+    Ok(outcome == Outcome::Appended)
 }
 
 fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {

@@ -16,7 +16,8 @@ impl Stream {
             let sequences = self.sequences();
             let Some((newest, sealed)) = sequences.split_last() else { return Ok(None) };
             let newest = match self.segment(store, *newest) {
-                Err(WalError::Expired) => continue, // dropped since, so there is a newer one
+                // Dropped since, so there is a newer one.
+                Err(WalError::Expired) if store.reading.is_none() => continue,
                 result => result?,
             };
             if let Some(chain) = store.chains.get(self.hash, &sequences) {

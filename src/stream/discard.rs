@@ -178,9 +178,9 @@ impl Stream {
         // Once the tombstone is on disk, a crash removes the key. Until it is gone here, too, nothing may
         // be appended.
         writer.phase = Phase::Stuck;
-        writer.tombstone = true;
-        store.make_durable(&tombstone, tombstone.extent().end)?;
         let sequence = tombstone.id.sequence;
+        writer.tombstone = sequence;
+        store.make_durable(&tombstone, tombstone.extent().end)?;
         store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
         sequences.push(sequence);
         self.finish_removal(store, &sequences)?;
@@ -188,7 +188,7 @@ impl Stream {
         writer.last_ms = 0;
         if !keep_tombstone {
             self.unlink_tombstone(store, sequence)?;
-            writer.tombstone = false;
+            writer.tombstone = 0;
         }
         Ok(())
     }

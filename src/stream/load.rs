@@ -41,6 +41,7 @@ impl Stream {
         let findings = self.load(store, &mut writer)?;
         store.damage.found(&findings.damaged);
         if !findings.removed.is_empty()
+            && store.reading.is_none()
             && store.past != Past::Clean
             && store.check_writable().is_ok()
         {
@@ -110,8 +111,14 @@ impl Stream {
         if let Some(lost) = &findings.lost {
             return Err(lost.error());
         }
-        if store.reading.is_some() && self.look_again(store, u32::MAX)? {
-            return self.load(store, writer);
+        if store.reading.is_some() {
+            // The first one that came since. Of those behind it, the journal may have had more when it was
+            // copied than they have now, and less than they have had since.
+            let since = named.last().map_or(0, |last| last.saturating_add(1));
+            if let Some(first) = self.list_again(store, since..=u32::MAX)?.first() {
+                self.catalog().sequences = [*first].into();
+                return self.load(store, writer);
+            }
         }
         findings.highest = store.highest_used(&named, 0);
         writer.highest = findings.highest;
@@ -133,7 +140,7 @@ impl Stream {
     ) -> Result<Findings> {
         if header.removed {
             writer.phase = Phase::Empty;
-            writer.tombstone = true;
+            writer.tombstone = segment.id.sequence;
             *self.catalog() = Catalog::default();
             self.owner.get_or_init(|| Some(header.key));
             findings.removed = sequences;

@@ -137,6 +137,11 @@ pub enum TypedError {
     #[error("the name of a stream of events must not start with \"snapshots/\"")]
     ReservedName,
 
+    /// The name of an aggregate must not have a slash: its snapshots could be under the same key as those of
+    /// another aggregate of another stream.
+    #[error("the name of an aggregate must not have a slash")]
+    AggregateName,
+
     /// The upcasters have a step for a type or version that there is none of, two steps from one version, or
     /// a gap before the newest version.
     #[error("upcasters: {0}")]

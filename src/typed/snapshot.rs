@@ -45,8 +45,9 @@ impl<E: Event, C: Codec> EventStore<E, C> {
     /// events if there is none.
     ///
     /// # Errors
-    /// Those of reading snapshots that are no damage, those of [`events`](Self::events), and
-    /// [`Gone`](TypedError::Gone) if events that are needed were dropped.
+    /// Those of reading snapshots that are no damage, those of [`events`](Self::events),
+    /// [`Gone`](TypedError::Gone) if events that are needed were dropped, and
+    /// [`AggregateName`](TypedError::AggregateName).
     pub fn load<A: Aggregate<Event = E>>(
         &self,
         stream: impl AsRef<[u8]>,
@@ -117,7 +118,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
     ///
     /// # Errors
     /// [`SnapshotAhead`](TypedError::SnapshotAhead), [`Encode`](TypedError::Encode),
-    /// [`ReservedName`](TypedError::ReservedName), and those of [`Wal::get`](crate::Wal::get),
+    /// [`ReservedName`](TypedError::ReservedName), [`AggregateName`](TypedError::AggregateName), and those of [`Wal::get`](crate::Wal::get),
     /// [`Wal::sync_key`](crate::Wal::sync_key) and [`Wal::append_entry`](crate::Wal::append_entry).
     pub fn save_snapshot<A: Aggregate<Event = E>>(
         &self,
@@ -128,6 +129,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
         if stream.starts_with(SNAPSHOT_PREFIX) {
             return Err(TypedError::ReservedName);
         }
+        let snapshots = snapshots::<A>(stream)?;
         let Some(last) = version.checked_sub(1) else { return Ok(()) };
         let Some(last) = self.wal.get(stream, last)? else {
             return Err(TypedError::SnapshotAhead { version, actual: self.version(stream)? });
@@ -142,7 +144,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
         let (header, content) =
             (header.to_bytes()?, self.codec.encode(&loaded.aggregate).map_err(error)?);
         self.wal.sync_key(stream)?;
-        self.wal.append_entry(snapshots::<A>(stream), Some(header), content, self.durability)?;
+        self.wal.append_entry(snapshots, Some(header), content, self.durability)?;
         Ok(())
     }
 
@@ -160,7 +162,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
         let Some(Snapshot { index, version, .. }) = self.newest_snapshot::<A>(stream)?.0 else {
             return Ok(0);
         };
-        let snapshots = snapshots::<A>(stream);
+        let snapshots = snapshots::<A>(stream)?;
         self.wal.sync_key(&snapshots)?;
         let events = self.wal.truncate_before(stream, version)?.dropped_entries;
         let older = self.wal.truncate_before(&snapshots, index)?.dropped_entries;
@@ -169,16 +171,17 @@ impl<E: Event, C: Codec> EventStore<E, C> {
 
     /// Removes a stream with the aggregate's snapshots, as [`Wal::remove_key`](crate::Wal::remove_key) does;
     /// the snapshots first. Snapshots of other aggregates remain, and are passed over if the stream is used
-    /// again.
+    /// again; but once exactly as many of its new events have been dropped as one covers, nothing tells it from
+    /// one of those events. So call this for each aggregate that has snapshots.
     ///
     /// # Errors
-    /// As [`Wal::remove_key`](crate::Wal::remove_key).
+    /// As [`Wal::remove_key`](crate::Wal::remove_key), and [`AggregateName`](TypedError::AggregateName).
     pub fn remove<A: Aggregate<Event = E>>(
         &self,
         stream: impl AsRef<[u8]>,
     ) -> Result<(), TypedError> {
         let stream = stream.as_ref();
-        self.wal.remove_key(snapshots::<A>(stream))?;
+        self.wal.remove_key(snapshots::<A>(stream)?)?;
         Ok(self.wal.remove_key(stream)?)
     }
 
@@ -188,7 +191,7 @@ impl<E: Event, C: Codec> EventStore<E, C> {
         stream: &[u8],
     ) -> Result<(Option<Snapshot<A>>, Option<TypedError>), TypedError> {
         let mut passed_over = None;
-        for entry in self.wal.entries(snapshots::<A>(stream))?.rev() {
+        for entry in self.wal.entries(snapshots::<A>(stream)?)?.rev() {
             let unusable = match entry {
                 Ok(entry) => match self.restore(stream, &entry)? {
                     Ok(snapshot) => return Ok((Some(snapshot), passed_over)),
@@ -248,6 +251,9 @@ impl<E: Event, C: Codec> EventStore<E, C> {
 }
 
 /// The key of an aggregate's snapshots.
-fn snapshots<A: Aggregate>(stream: &[u8]) -> Vec<u8> {
-    [SNAPSHOT_PREFIX, A::NAME.as_bytes(), b"/", stream].concat()
+fn snapshots<A: Aggregate>(stream: &[u8]) -> Result<Vec<u8>, TypedError> {
+    if A::NAME.contains('/') {
+        return Err(TypedError::AggregateName);
+    }
+    Ok([SNAPSHOT_PREFIX, A::NAME.as_bytes(), b"/", stream].concat())
 }

@@ -91,6 +91,8 @@ impl Wal {
         self.store.check_writable()?;
         check_key(key.as_ref())?;
         let limits = self.limits_of(retention.into())?;
+        // The old segment goes if it is empty.
+        let _discarding = self.store.discarding();
         self.change(key.as_ref(), |store, stream, writer| stream.set_limits(store, writer, limits))
     }
 

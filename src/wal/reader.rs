@@ -28,7 +28,7 @@ use crate::retention::ClockGuard;
 /// seen here, and one whose append ends with an error of a sync may be seen.
 ///
 /// Nothing keeps the writer from dropping segments: entries in them then answer
-/// [`Expired`](WalError::Expired).
+/// [`Expired`](WalError::Expired), and so does, until the next refresh, a key of which the newest one is gone.
 ///
 /// With a [journal](WalOptions::journal_bytes), what is in it counts like everything else: each refresh
 /// reads it, and keeps a copy of what has not been moved on. In a directory that a power cut has left, that
