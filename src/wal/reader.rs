@@ -17,7 +17,7 @@ use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::recovery::{View, view};
 use crate::report::{KeyStats, RecoveryReport, SegmentInfo};
-use crate::retention::ClockGuard;
+use crate::retention::{ClockGuard, Retention};
 
 /// A directory opened for reading only: beside the process that writes to it, or after it has died.
 ///
@@ -229,6 +229,22 @@ impl WalReader {
     /// As [`Wal::len`].
     pub fn len(&self, key: impl AsRef<[u8]>) -> Result<u64> {
         self.wal.len(key)
+    }
+
+    /// As [`Wal::retention`].
+    ///
+    /// # Errors
+    /// As [`Wal::retention`].
+    pub fn retention(&self, key: impl AsRef<[u8]>) -> Result<Option<Retention>> {
+        self.wal.retention(key)
+    }
+
+    /// As [`Wal::key_metadata`].
+    ///
+    /// # Errors
+    /// As [`Wal::key_metadata`].
+    pub fn key_metadata(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.wal.key_metadata(key)
     }
 
     /// As [`Wal::key_stats`].

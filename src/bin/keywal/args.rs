@@ -22,6 +22,9 @@ away (`keywal cat .. | head`) is no error.
 ls, cat, get, tail, stats, verify, export and restore change nothing in a log, and read it beside a program that writes to it. \
 The others need the log for themselves; after a crash they recover it first.";
 
+/// Options that limit what is kept of a key.
+const LIMITS: [&str; 4] = ["max_age", "max_entries", "max_bytes", "keep_last"];
+
 /// Look into keywal directories, check and repair them, move entries in and out.
 #[derive(Debug, Parser)]
 #[command(name = "keywal", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
@@ -43,6 +46,7 @@ pub enum Command {
     Verify(Verify),
     Repair(Repair),
     Compact(Compact),
+    Retention(Retention),
     Remove(Remove),
     Destroy(Destroy),
     Export(Export),
@@ -243,6 +247,48 @@ pub struct Compact {
     pub json: bool,
 }
 
+/// Show what is kept of a key, or change it.
+///
+/// Without options, prints the retention that the key has of its own; a key without one is kept as the program
+/// says that compacts the log. With options, these and no others are the key's limits from then on. They are stored with
+/// the key, and the next compaction drops what passes any of them, oldest first and whole segments only: those
+/// that a program that has the log open runs, or `keywal compact`.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("limit").multiple(true).args(LIMITS))]
+#[command(group = ArgGroup::new("change").multiple(true).args(LIMITS).args(["forever", "none"]))]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is typed")]
+pub struct Retention {
+    #[command(flatten)]
+    pub key: OneKey,
+    /// Entries that are older go
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_age: Option<Duration>,
+    /// The oldest go while there are more than N
+    #[arg(long, value_name = "N")]
+    pub max_entries: Option<u64>,
+    /// The oldest segments go while the others have so many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
+    /// N entries stay whatever the limits say
+    #[arg(long, value_name = "N", requires = "limit")]
+    pub min_entries: Option<u64>,
+    /// The last N stay and older ones go: as `--max-entries N --min-entries N`
+    #[arg(long, value_name = "N", conflicts_with_all = ["max_entries", "min_entries"])]
+    pub keep_last: Option<u64>,
+    /// Nothing goes
+    #[arg(long, conflicts_with_all = ["limit", "none"])]
+    pub forever: bool,
+    /// Take back what the key has of its own
+    #[arg(long, conflicts_with = "limit")]
+    pub none: bool,
+    /// Create the key, and the log, if it does not exist
+    #[arg(long, requires = "change")]
+    pub create: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Remove a key with all its entries.
 #[derive(Debug, clap::Args)]
 pub struct Remove {
@@ -267,6 +313,10 @@ pub struct Destroy {
 ///
 /// Each line has `key`, `index`, `time`, `ref`, `header` (if there is one) and `content`. What is not
 /// UTF-8 is in base64 instead, as `key_base64`, `header_base64`, `content_base64`.
+///
+/// Before the entries of a key that has a retention or metadata of its own comes a line with `key`,
+/// `retention` (an object with those of `max_age_ms`, `max_entries`, `max_bytes` and `min_entries` that
+/// there are; `{}` keeps everything) and `metadata` or `metadata_base64`.
 #[derive(Debug, clap::Args)]
 pub struct Export {
     /// The log's directory
@@ -279,9 +329,13 @@ pub struct Export {
 
 /// Append the entries that `export` printed, or those of a nano-wal directory.
 ///
-/// Entries get new indexes, references and times, and keys nothing of their own: set their retention and metadata
-/// before anything compacts. (`snapshot` and `restore` keep all of it.) A line that is no entry is refused with its number: of a
+/// Entries get new indexes, references and times (`snapshot` and `restore` keep those). A key gets the retention and
+/// the metadata that the file has for it; one that exists has to have the same. A line that is wrong is refused with its number: of a
 /// file nothing is appended then; of standard input the lines before it have been.
+///
+/// If it is cut off, whatever the reason, run it again with `--resume`: each entry is there once in the end. That needs
+/// keys that were new. Before an import with `--append` to others, take a `snapshot`: only if it ends with a message
+/// does that say from which line to go on.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("source").args(["file", "from_nano_wal"]))]
 pub struct Import {
@@ -292,13 +346,16 @@ pub struct Import {
     /// Read the segments of nano-wal 0.4 in this directory, which stays as it is
     #[arg(long, value_name = "DIR")]
     pub from_nano_wal: Option<PathBuf>,
-    /// Also append to keys that have entries
+    /// Also append to keys that have entries. Run twice, it appends twice
     #[arg(long)]
     pub append: bool,
-    /// Start at this line
+    /// Go on with the same import, which was cut off: compare the entries that are there, and append the rest
+    #[arg(long, conflicts_with = "append")]
+    pub resume: bool,
+    /// Start at this line, the first is 1
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "from_nano_wal")]
     pub from_line: u64,
-    /// Write lines that are no entries to this new file and go on
+    /// Write lines that are wrong to this new file and go on
     #[arg(long, value_name = "FILE", conflicts_with = "from_nano_wal")]
     pub rejects: Option<PathBuf>,
     #[command(flatten)]

@@ -18,6 +18,8 @@ struct Totals {
     keys: u64,
     /// Keys that cannot be told, because their newest file is damaged.
     unreadable_keys: usize,
+    /// Keys that have a retention of their own.
+    keys_with_retention: u64,
     segments: u64,
     entries: u64,
     /// Valid bytes in the segments, their headers included.
@@ -39,6 +41,7 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
     for (name, value) in [
         ("keys", totals.keys.to_string()),
         ("keys that cannot be told", totals.unreadable_keys.to_string()),
+        ("with own retention", totals.keys_with_retention.to_string()),
         ("segments", totals.segments.to_string()),
         ("entries", totals.entries.to_string()),
         ("bytes", totals.bytes.to_string()),
@@ -76,6 +79,11 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
             segments => segments?,
         };
         damaged |= matches!(log.next_index(&key), Err(WalError::Corrupted { .. }));
+        let retention = match log.retention(&key) {
+            Err(WalError::Corrupted { .. }) => None,
+            retention => retention?,
+        };
+        totals.keys_with_retention += u64::from(retention.is_some());
         totals.segments += segments.len() as u64;
         totals.bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
         if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
