@@ -90,7 +90,7 @@ pub enum WalError {
     /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
     /// backup if you have one. A key that takes no appends for it does again after
     /// [`accept_loss`](crate::Wal::accept_loss).
-    #[error("{}: damaged from offset {offset}, {bytes} bytes: {reason}", .path.display())]
+    #[error("{}: damaged{}: {reason}", .path.display(), span(*offset, *bytes))]
     Corrupted {
         /// The damaged file.
         path: PathBuf,
@@ -226,6 +226,15 @@ impl SizeLimit {
             ),
         };
         format!("{what} has {bytes} bytes, and {option} allows {max}: {do_this}")
+    }
+}
+
+/// Where damage is, as far as that is known.
+fn span(offset: u64, bytes: u64) -> String {
+    match (offset, bytes) {
+        (0, 0) => String::new(),
+        (_, 0) => format!(" from offset {offset} on"),
+        _ => format!(" from offset {offset}, {bytes} bytes"),
     }
 }
 

@@ -251,7 +251,7 @@ fn wrong_usage_says_what_is_right_and_touches_nothing() {
     for (args, what) in [
         (&["cat", "log", "missing"][..], "there is no key missing"),
         (&["get", "log", "missing", "0"], "there is no key missing"),
-        (&["get", "log", "k", "7"], "k has no entry 7"),
+        (&["get", "log", "k", "7"], "k has no entry 7 yet: the next one will be 1"),
         (&["get", "log", "--ref", "00000000000000000000000100000284"], "does not lead to an entry"),
         (&["export", "log", "missing"], "there is no key missing"),
         (&["remove", "log", "missing", "--yes"], "there is no key missing"),
@@ -264,6 +264,9 @@ fn wrong_usage_says_what_is_right_and_touches_nothing() {
     }
     assert_eq!(run(home, &["export", "log"]).gave(OK), before);
     assert!(run(home, &["--help"]).gave(OK).contains("Exit codes"));
+    let help = run(home, &["get", "--help"]).gave(OK);
+    assert!(help.contains("keywal get [OPTIONS] <DIR> <KEY> <INDEX>\n"), "{help}");
+    assert!(help.contains("append --json"), "{help}");
     assert!(run(home, &["--version"]).gave(OK).starts_with("keywal "));
 }
 
@@ -430,7 +433,8 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     assert!(said.contains("\ndamaged: key end: 9 entries can be read\n"), "{said}");
     assert!(said.ends_with("log: 28 entries in 3 keys can be read; 2 damaged places\n"), "{said}");
     assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE)).len(), 3);
-    run(home, &["stats", "log"]).gave(DAMAGE);
+    let said = run(home, &["stats", "log"]).said(DAMAGE);
+    assert!(said.starts_with("keywal: end: log/end-"), "{said}");
 
     // Damage in the middle keeps nobody from appending, damage at the end does.
     feed(home, &["append", "log", "middle"], b"more\n").gave(OK);
@@ -458,6 +462,35 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     let said = run(home, &["repair", "log", "--yes", "--copy-to", "copies"]).said(ERROR);
     assert!(said.contains("copies: cannot create the directory"), "{said}");
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
+}
+
+/// A key whose only header is gone can be neither listed nor repaired: each command says what can be done.
+#[test]
+fn a_key_that_cannot_be_listed_is_explained() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "head"], b"x\n").gave(OK);
+    let head = segment(&home.join("log"), "head");
+    let bytes = usize::try_from(fs::metadata(&head).unwrap().len()).unwrap();
+    damage(&head, bytes, bytes);
+    let named = format!(
+        "{}: damaged: no valid file header",
+        Path::new("log").join(head.file_name().unwrap()).display()
+    );
+    for (args, what) in [
+        (&["ls", "log"][..], "keywal: 1 key cannot be listed: "),
+        (&["verify", "log"], "keywal: what is lost comes back from a snapshot only"),
+        (&["stats", "log"], "keywal: 1 key cannot be listed: "),
+        (&["repair", "log"], "are left alone: restore their files from a snapshot"),
+        (&["append", "log", "head"], "see what `keywal repair` can do"),
+        (&["cat", "log", "head"], &named),
+    ] {
+        let said = run(home, args).said(DAMAGE);
+        assert!(said.contains(what), "{args:?}: {said}");
+    }
+    let said = run(home, &["compact", "log", "--retention", "7d"]).said(ERROR);
+    assert_eq!(said.matches("no valid file header").count(), 1, "{said}");
+    assert!(said.starts_with(&format!("keywal: {named}\n")), "{said}");
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {

@@ -11,6 +11,13 @@ use crate::text::{parse_hex, parse_key};
 use crate::times::{parse_duration, parse_moment};
 
 const AFTER_HELP: &str = "\
+To begin with:
+  seq 3 | keywal append ./log orders    make a log, and a key with three entries
+  keywal ls ./log                       its keys
+  keywal cat ./log orders --long        the entries of one, with index and time
+  keywal get ./log orders 0             one entry, by its index
+  keywal verify ./log                   is all of it sound?
+
 Keys that hold control characters, backslashes or bytes that are not UTF-8 are shown with the escapes \
 \\n \\r \\t \\0 \\\\ \\xff \\u{202e}, and are given in the same way; an empty key is ''. With --hex, KEY is \
 hexadecimal digits.
@@ -19,8 +26,16 @@ Exit codes: 0 done; 1 an error; 2 wrong usage; 3 damage was found, in the log or
 imported, and everything else was done; 4 the directory is in use by another program. A reader that goes \
 away (`keywal cat .. | head`) is no error.
 
-ls, cat, get, tail, stats, verify, export and restore change nothing in a log, and read it beside a program that writes to it. \
-The others need the log for themselves; after a crash they recover it first.";
+ls, cat, get, tail, stats, verify, export, restore, and retention without options change nothing in a log, and \
+read it beside a program that writes to it. The others need the log for themselves; after a crash they recover \
+it first.
+
+A DURATION is 500ms, 10s, 2h, 7d or 2w. A TIME is RFC 3339 as in 2026-11-25T14:30:00Z, a date, or a DURATION \
+before now.";
+
+const GET_USAGE: &str = "\
+keywal get [OPTIONS] <DIR> <KEY> <INDEX>
+       keywal get [OPTIONS] <DIR> --ref <REF>";
 
 /// Options that limit what is kept of a key.
 const LIMITS: [&str; 4] = ["max_age", "max_entries", "max_bytes", "keep_last"];
@@ -97,7 +112,13 @@ pub struct Cat {
 }
 
 /// Print one entry, by its index or its reference.
+///
+/// Indexes count the entries of a key from 0 on; `keywal cat DIR KEY --long` prints them. A reference is the
+/// `EntryRef` that the library returns for an append, as 32 hexadecimal digits such as
+/// 00125d9250be8b4c00000001000002de: those of its `to_bytes`. `get`, `cat`, `tail` with --json, and `export`, print it
+/// as `ref`; `append --json` prints that of the last entry as `last_ref`. It needs no key.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = GET_USAGE)]
 #[command(group = ArgGroup::new("which").required(true).args(["index", "reference"]))]
 pub struct Get {
     /// The log's directory
@@ -107,7 +128,7 @@ pub struct Get {
     pub key: Option<String>,
     /// The entry's index
     pub index: Option<u64>,
-    /// The entry's reference: the 32 hexadecimal digits that `--json` and `append` print
+    /// The entry's reference, instead of key and index: 32 hexadecimal digits
     #[arg(long = "ref", value_name = "REF", value_parser = parse_reference)]
     pub reference: Option<EntryRef>,
     #[command(flatten)]
@@ -121,11 +142,11 @@ pub struct Get {
 pub struct Tail {
     #[command(flatten)]
     pub key: OneKey,
-    /// How many
+    /// How many of the last
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub last: u64,
-    /// Go on with each new entry, until it is interrupted. Looks four times a second; waits for a key that
-    /// does not exist yet
+    /// Go on with each new entry, until it is interrupted. Looks four times a second, which reads the
+    /// journal and lists the directory; waits for a key that does not exist yet
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
@@ -234,12 +255,14 @@ pub struct Repair {
 }
 
 /// Drop the segments that have outlived the retention.
+///
+/// Of a key that has a retention of its own (`keywal retention`), that counts.
 #[derive(Debug, clap::Args)]
 pub struct Compact {
     /// The log's directory
     pub dir: PathBuf,
-    /// What the program that writes to the log keeps; entries are dropped that are older. Has to be
-    /// given, because a shorter one drops what that program wants
+    /// What the program that writes to the log keeps, such as 7d; entries are dropped that are older. Has to
+    /// be given, because a shorter one drops what that program wants
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Duration,
     /// Print a JSON object
@@ -260,7 +283,7 @@ pub struct Compact {
 pub struct Retention {
     #[command(flatten)]
     pub key: OneKey,
-    /// Entries that are older go
+    /// Entries that are older go, such as 7d or 12h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub max_age: Option<Duration>,
     /// The oldest go while there are more than N
@@ -418,10 +441,10 @@ pub struct Form {
 /// How segments are made by commands that append.
 #[derive(Debug, clap::Args)]
 pub struct Writing {
-    /// How long entries are kept by the program that compacts the log; new segments end accordingly
+    /// How long entries are kept by the program that compacts the log; new segments end accordingly. Default: 7d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Option<Duration>,
-    /// Segments end at this size
+    /// Segments end at this size. Default: 64 MiB, as a number of bytes
     #[arg(long, value_name = "BYTES")]
     pub max_segment_bytes: Option<u64>,
 }
@@ -457,6 +480,8 @@ impl Writing {
 
 fn parse_reference(text: &str) -> Result<EntryRef, String> {
     let bytes = parse_hex(text.as_bytes())?;
-    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| "a reference has 32 digits")?;
+    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| {
+        "a reference has 32 digits; `keywal cat DIR KEY --json` prints those of a key's entries"
+    })?;
     Ok(EntryRef::from_bytes(bytes))
 }

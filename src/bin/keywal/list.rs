@@ -207,12 +207,15 @@ fn segments(
     Ok(Outcome::Done)
 }
 
-/// All keys in the order of their bytes, and how many cannot be told. Says so if there are any.
+/// All keys in the order of their bytes, and how many cannot be listed. Says so if there are any.
 pub fn sorted(keys: Keys) -> (Vec<Key>, usize) {
     let unreadable = keys.unreadable();
     if unreadable > 0 {
         let keys = counted(unreadable as u64, "key", "keys");
-        say(format!("{keys} cannot be told: the newest file is damaged, or of a newer format"));
+        say(format!(
+            "{keys} cannot be listed: the newest file, which names the key, is damaged or of a newer format; \
+             `keywal verify` says which"
+        ));
     }
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
@@ -220,5 +223,5 @@ pub fn sorted(keys: Keys) -> (Vec<Key>, usize) {
 }
 
 pub fn no_such_key(key: &[u8]) -> Failure {
-    Failure::error(format!("there is no key {}", show_key(key)))
+    Failure::error(format!("there is no key {}; `keywal ls` lists the keys", show_key(key)))
 }

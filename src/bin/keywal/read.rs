@@ -100,7 +100,11 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
         (None, Some(key), Some(index)) => {
             entries_of(log, key)?;
             log.get(key, index)?.ok_or_else(|| {
-                Failure::error(format!("{} has no entry {index} yet", show_key(key)))
+                let next = log.next_index(key).unwrap_or(0);
+                Failure::error(format!(
+                    "{} has no entry {index} yet: the next one will be {next}",
+                    show_key(key)
+                ))
             })?
         }
         _ => return Err(Failure::usage("give a key and an index, or --ref")),
