@@ -898,6 +898,10 @@ fn files_of_nano_wal_are_imported_with_all_they_hold() {
     assert!(said.contains("nothing was imported") && said.contains("--append"), "{said}");
     run(home, &["import", "log", "--from-nano-wal", source, "--append"]).gave(OK);
     assert_eq!(run(home, &["stats", "log", "--json"]).json(OK)["entries"], json!(32));
+    run(home, &["import", "copy", "--from-nano-wal", source]).gave(OK);
+    let args = ["import", "copy", "--from-nano-wal", source, "--resume", "--json"];
+    let done = run(home, &args).json(OK);
+    assert_eq!((&done["found_entries"], &done["entries"]), (&json!(16), &json!(0)));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::list::no_such_key;
 use crate::open;
 use crate::text::{counted, show_key};
 
-/// How often a log that is followed is looked at.
+/// How often a log that is followed is looked at. A watch would not do: what is appended goes to the journal, which
+/// is a mapped file, and the file system tells nobody of stores to memory.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
