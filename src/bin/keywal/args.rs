@@ -145,8 +145,8 @@ pub struct Tail {
     /// How many of the last
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub last: u64,
-    /// Go on with each new entry, until it is interrupted. Looks four times a second, which reads the
-    /// journal and lists the directory; waits for a key that does not exist yet
+    /// Go on with each new entry, until it is interrupted. Looks four times a second, less often where a look
+    /// takes long: it lists the directory and reads the journal. Waits for a key that does not exist yet
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
