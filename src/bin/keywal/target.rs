@@ -117,11 +117,9 @@ impl<'w> Target<'w> {
         content: &[u8],
     ) -> Result<(), Failure> {
         self.meet(key)?;
-        if let Some(Met { next, there }) = self.keys.get_mut(key)
-            && *next < *there
-        {
-            let index = *next;
-            *next += 1;
+        if let Some(met) = self.keys.get_mut(key).filter(|met| met.next < met.there) {
+            let index = met.next;
+            met.next += 1;
             return self.compare(key, index, header.as_deref(), content);
         }
         self.wal.append_entry(key, header, content, false)?;
