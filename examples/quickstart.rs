@@ -51,7 +51,7 @@ fn main() -> Result {
 
     let mut account = Account::default();
     let refs = append_all(&wal, &source, &mut account)?;
-    account.measure_disk(path)?;
+    account.measure_disk(&wal, &options)?;
     read_at_random(&wal, &refs, &mut account)?;
     replay_one_key(&wal, account.first_key.as_ref().ok_or("there are no lines")?)?;
     append_durably(&wal)?;

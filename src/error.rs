@@ -31,19 +31,16 @@ pub enum WalError {
         bytes: usize,
     },
 
-    /// An entry or a whole batch is larger than the options allow. Split it, or raise
-    /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes); for a batch
-    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes), and for one of several keys
-    /// [`journal_bytes`](crate::WalOptions::journal_bytes), a quarter of which it may fill.
-    #[error(
-        "{bytes} bytes; max_entry_bytes (for a batch max_segment_bytes, of several keys a quarter of \
-         journal_bytes) allows {max}"
-    )]
+    /// An entry, or what is appended together, is larger than the options allow. Split it, or raise the option
+    /// that [`limit`](SizeLimit) names.
+    #[error("{}", limit.explain(*bytes, *max))]
     TooLarge {
         /// Size of what was refused.
         bytes: u64,
-        /// The limit it passed.
+        /// How much the option allows.
         max: u64,
+        /// Which option it was.
+        limit: SizeLimit,
     },
 
     /// Entries of several keys go together only through a journal, and there is none: set
@@ -93,7 +90,7 @@ pub enum WalError {
     /// before and behind it, and all other segments and keys, stay readable. Restore the file from a
     /// backup if you have one. A key that takes no appends for it does again after
     /// [`accept_loss`](crate::Wal::accept_loss).
-    #[error("{}: damaged from offset {offset}, {bytes} bytes: {reason}", .path.display())]
+    #[error("{}: damaged{}: {reason}", .path.display(), span(*offset, *bytes))]
     Corrupted {
         /// The damaged file.
         path: PathBuf,
@@ -189,6 +186,56 @@ pub enum WalError {
     /// A key has used all 4,294,967,294 segment numbers, or a segment all 2^32 entry numbers.
     #[error("the key has used up its segment numbers")]
     Exhausted,
+}
+
+/// The option that a [size](WalError::TooLarge) has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SizeLimit {
+    /// [`max_entry_bytes`](crate::WalOptions::max_entry_bytes): header and content of one entry.
+    Entry,
+    /// [`max_segment_bytes`](crate::WalOptions::max_segment_bytes), which also bounds an entry if it is not more
+    /// than `max_entry_bytes`. For a batch of one key, with 32 bytes for each entry.
+    Segment,
+    /// A quarter of [`journal_bytes`](crate::WalOptions::journal_bytes): entries of several keys that are
+    /// appended together, with about 64 bytes for each key and 32 for each entry.
+    Journal,
+    /// Of who reads: `max_entry_bytes`, or `max_segment_bytes` if that is less. The entry was appended with
+    /// larger ones.
+    Read,
+}
+
+impl SizeLimit {
+    fn explain(self, bytes: u64, max: u64) -> String {
+        let (what, option, do_this) = match self {
+            Self::Entry => ("an entry", "max_entry_bytes", "split it, or raise that option"),
+            Self::Segment => (
+                "what goes into one segment",
+                "max_segment_bytes",
+                "append it in parts, or raise that option",
+            ),
+            Self::Journal => (
+                "what is appended to several keys together",
+                "a quarter of journal_bytes",
+                "append fewer together, or raise that option",
+            ),
+            Self::Read => (
+                "the entry",
+                "max_entry_bytes (or max_segment_bytes, if that is less)",
+                "raise it to read the entry",
+            ),
+        };
+        format!("{what} has {bytes} bytes, and {option} allows {max}: {do_this}")
+    }
+}
+
+/// Where damage is, as far as that is known.
+fn span(offset: u64, bytes: u64) -> String {
+    match (offset, bytes) {
+        (0, 0) => String::new(),
+        (_, 0) => format!(" from offset {offset} on"),
+        _ => format!(" from offset {offset}, {bytes} bytes"),
+    }
 }
 
 impl WalError {

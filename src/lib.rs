@@ -474,7 +474,7 @@ mod watch;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entries::{Entries, Merge, Records};
 pub use entry::{Entry, EntryRef, EntrySlice, Key};
-pub use error::{Result, WalError};
+pub use error::{Result, SizeLimit, WalError};
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub use format::rewrite;

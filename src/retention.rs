@@ -109,6 +109,16 @@ impl Retention {
         self
     }
 
+    /// Checks whether a key can have it with these options, as
+    /// [`set_retention`](crate::Wal::set_retention) does.
+    ///
+    /// # Errors
+    /// [`InvalidOptions`](WalError::InvalidOptions): a limit of 0, or an age that gives windows under a
+    /// millisecond.
+    pub fn validate(&self, options: &WalOptions) -> Result<()> {
+        self.limits(options).map(drop)
+    }
+
     /// As they are stored, if they can be kept with these options.
     pub(crate) fn limits(&self, options: &WalOptions) -> Result<Limits> {
         let limits = Limits {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use self::content::Content;
 pub(crate) use self::content::{Overlay, Pending};
 
-use crate::error::{Result, WalError};
+use crate::error::{Result, SizeLimit, WalError};
 use crate::format::{
     FileHeader, FormatError, FrameHeader, LARGEST_HEADER_AREA_BYTES, Limits, Seed, SegmentId,
     find_header,
@@ -456,7 +456,8 @@ impl Segment {
             return Err(self.explain(offset, end));
         }
         if header.payload_bytes() > max_bytes {
-            return Err(WalError::TooLarge { bytes: header.payload_bytes(), max: max_bytes });
+            let (bytes, max) = (header.payload_bytes(), max_bytes);
+            return Err(WalError::TooLarge { bytes, max, limit: SizeLimit::Read });
         }
         let wanted = scan::reach(frame_bytes);
         self.learn(guess, wanted);

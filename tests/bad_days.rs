@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::SimDir;
-use keywal::{ClockTrouble, Durability, EntryRef, ManualClock, Wal, WalError, WalOptions};
+use keywal::{
+    ClockTrouble, Durability, EntryRef, ManualClock, SizeLimit, Wal, WalError, WalOptions,
+};
 
 const NOW: u64 = 1_700_000_000_000;
 /// Two keys with one FNV-1a hash.
@@ -71,10 +73,17 @@ fn sizes_are_checked_before_the_first_byte_is_written() {
     let header = wal.append_entry("k", Some(Bytes::from(vec![1; 65_536])), "x", false);
     assert!(matches!(header, Err(WalError::HeaderTooLarge { bytes: 65_536 })));
     let entry = wal.append_entry("k", None, vec![0; 100_001], false);
-    assert!(matches!(entry, Err(WalError::TooLarge { bytes: 100_001, max: 100_000 })));
+    let error = entry.unwrap_err();
+    assert!(matches!(error, WalError::TooLarge { limit: SizeLimit::Entry, .. }), "{error:?}");
+    let text = "an entry has 100001 bytes, and max_entry_bytes allows 100000: split it, or raise that option";
+    assert_eq!(error.to_string(), text);
     let half = || (None, Bytes::from(vec![0; 80_000]));
     let batch = wal.append_batch("k", [half(), half()], false);
-    assert!(matches!(batch, Err(WalError::TooLarge { max: 150_000, .. })));
+    let segment = |error: &WalError| {
+        matches!(error, WalError::TooLarge { max: 150_000, limit: SizeLimit::Segment, .. })
+    };
+    let error = batch.unwrap_err();
+    assert!(segment(&error) && error.to_string().contains(" max_segment_bytes allows "), "{error}");
     let new = wal.append_entry("new", None, vec![0; 100_001], false);
     assert!(new.is_err());
     assert_eq!(wal.key_stats("k").unwrap(), before);
@@ -83,6 +92,22 @@ fn sizes_are_checked_before_the_first_byte_is_written() {
     wal.append_entry("k", None, vec![7; 100_000], false).unwrap();
     assert_eq!(contents(&wal, "k")[1], vec![7; 100_000]);
     assert_eq!(wal.stats().failed_appends, 4);
+    wal.shutdown().unwrap();
+
+    // Where entries may be no less than a segment, that is what bounds them.
+    let options = WalOptions::default().max_entry_bytes(200_000).max_segment_bytes(150_000);
+    let wal = Wal::new(dir.path(), options).unwrap();
+    let error = wal.append_entry("k", None, vec![0; 150_001], false).unwrap_err();
+    assert!(segment(&error), "{error:?}");
+    wal.shutdown().unwrap();
+
+    // And what is there can be too much for who reads.
+    let wal = Wal::new(dir.path(), WalOptions::default().max_entry_bytes(65_539)).unwrap();
+    let read = wal.entries("k").unwrap().next().unwrap();
+    for error in [read.unwrap_err(), wal.get("k", 0).unwrap_err()] {
+        assert!(matches!(error, WalError::TooLarge { limit: SizeLimit::Read, .. }), "{error:?}");
+        assert!(error.to_string().ends_with(": raise it to read the entry"), "{error}");
+    }
 }
 
 #[test]

@@ -11,10 +11,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use keywal::{ManualClock, Wal, WalOptions};
+use keywal::{KeyOptions, ManualClock, Retention, Wal, WalOptions, WalReader};
 use serde_json::{Value, json};
 
 use common::child;
@@ -93,8 +93,9 @@ fn rows(lines: &str) -> Vec<Value> {
 fn payloads(lines: &str) -> Vec<Value> {
     let mut rows = rows(lines);
     for row in &mut rows {
-        for made in ["index", "time", "ref"] {
-            assert!(row.as_object_mut().unwrap().remove(made).is_some(), "no {made}: {row}");
+        let is_entry = row.get("retention").is_none();
+        for made in ["index", "time", "ref"].iter().filter(|_| is_entry) {
+            assert!(row.as_object_mut().unwrap().remove(*made).is_some(), "no {made}: {row}");
         }
     }
     rows
@@ -250,7 +251,7 @@ fn wrong_usage_says_what_is_right_and_touches_nothing() {
     for (args, what) in [
         (&["cat", "log", "missing"][..], "there is no key missing"),
         (&["get", "log", "missing", "0"], "there is no key missing"),
-        (&["get", "log", "k", "7"], "k has no entry 7"),
+        (&["get", "log", "k", "7"], "k has no entry 7 yet: the next one will be 1"),
         (&["get", "log", "--ref", "00000000000000000000000100000284"], "does not lead to an entry"),
         (&["export", "log", "missing"], "there is no key missing"),
         (&["remove", "log", "missing", "--yes"], "there is no key missing"),
@@ -263,6 +264,9 @@ fn wrong_usage_says_what_is_right_and_touches_nothing() {
     }
     assert_eq!(run(home, &["export", "log"]).gave(OK), before);
     assert!(run(home, &["--help"]).gave(OK).contains("Exit codes"));
+    let help = run(home, &["get", "--help"]).gave(OK);
+    assert!(help.contains("keywal get [OPTIONS] <DIR> <KEY> <INDEX>\n"), "{help}");
+    assert!(help.contains("append --json"), "{help}");
     assert!(run(home, &["--version"]).gave(OK).starts_with("keywal "));
 }
 
@@ -341,12 +345,18 @@ fn bad_lines_are_named_and_nothing_is_lost() {
     // Of a pipe, what came before; and it can be gone on from there.
     let said = feed(home, &["import", "log"], bad.as_bytes()).said(ERROR);
     assert!(said.contains("2 entries were imported"), "{said}");
-    assert!(said.contains("--append --from-line 4"), "{said}");
+    assert!(said.contains("go on with --resume"), "{said}");
     let mended = bad.replace("contnt", "content");
     fs::write(home.join("mended"), mended).unwrap();
     let said = run(home, &["import", "log", "mended", "--from-line", "4"]).said(ERROR);
     assert!(said.contains("a has entries already"), "{said}");
     run(home, &["import", "log", "mended", "--append", "--from-line", "4"]).gave(OK);
+    // Or with what was there compared, entry by entry.
+    feed(home, &["import", "again"], bad.as_bytes()).said(ERROR);
+    run(home, &["import", "again", "mended", "--resume"]).gave(OK);
+    assert_eq!(run(home, &["cat", "again", "a"]).gave(OK), "1\n3\n4\n");
+    let said = feed(home, &["import", "again", "--append"], bad.as_bytes()).said(ERROR);
+    assert!(said.contains("2 entries were imported; go on with --append --from-line 4"), "{said}");
     assert_eq!(run(home, &["cat", "log", "a"]).gave(OK), "1\n3\n4\n");
     let said = run(home, &["import", "log", "bad", "--from-line", "9"]).said(ERROR);
     assert!(said.contains("has 5 lines"), "{said}");
@@ -423,7 +433,8 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     assert!(said.contains("\ndamaged: key end: 9 entries can be read\n"), "{said}");
     assert!(said.ends_with("log: 28 entries in 3 keys can be read; 2 damaged places\n"), "{said}");
     assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE)).len(), 3);
-    run(home, &["stats", "log"]).gave(DAMAGE);
+    let said = run(home, &["stats", "log"]).said(DAMAGE);
+    assert!(said.starts_with("keywal: end: log/end-"), "{said}");
 
     // Damage in the middle keeps nobody from appending, damage at the end does.
     feed(home, &["append", "log", "middle"], b"more\n").gave(OK);
@@ -451,6 +462,35 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     let said = run(home, &["repair", "log", "--yes", "--copy-to", "copies"]).said(ERROR);
     assert!(said.contains("copies: cannot create the directory"), "{said}");
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
+}
+
+/// A key whose only header is gone can be neither listed nor repaired: each command says what can be done.
+#[test]
+fn a_key_that_cannot_be_listed_is_explained() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "head"], b"x\n").gave(OK);
+    let head = segment(&home.join("log"), "head");
+    let bytes = usize::try_from(fs::metadata(&head).unwrap().len()).unwrap();
+    damage(&head, bytes, bytes);
+    let named = format!(
+        "{}: damaged: no valid file header",
+        Path::new("log").join(head.file_name().unwrap()).display()
+    );
+    for (args, what) in [
+        (&["ls", "log"][..], "keywal: 1 key cannot be listed: "),
+        (&["verify", "log"], "keywal: what is lost comes back from a snapshot only"),
+        (&["stats", "log"], "keywal: 1 key cannot be listed: "),
+        (&["repair", "log"], "are left alone: restore their files from a snapshot"),
+        (&["append", "log", "head"], "see what `keywal repair` can do"),
+        (&["cat", "log", "head"], &named),
+    ] {
+        let said = run(home, args).said(DAMAGE);
+        assert!(said.contains(what), "{args:?}: {said}");
+    }
+    let said = run(home, &["compact", "log", "--retention", "7d"]).said(ERROR);
+    assert_eq!(said.matches("no valid file header").count(), 1, "{said}");
+    assert!(said.starts_with(&format!("keywal: {named}\n")), "{said}");
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {
@@ -611,6 +651,216 @@ fn what_is_dropped_is_what_is_asked_for() {
     assert_eq!(left, ["mine"]);
 }
 
+#[test]
+fn a_retention_is_shown_set_and_taken_back() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "k"], b"x\n").gave(OK);
+    let retention = |args: &[&str]| run(home, &[&["retention", "log", "k"], args].concat());
+    assert_eq!(retention(&[]).gave(OK), "k: none of its own\n");
+    let hour = Duration::from_secs(60 * 60);
+    for (args, shown, is) in [
+        (&["--max-age", "7d"][..], "7d", Retention::keep_for(hour * 24 * 7)),
+        (&["--keep-last", "3"], "last 3", Retention::keep_last(3)),
+        (
+            &["--max-entries", "9", "--max-bytes", "1000", "--min-entries", "2"],
+            "9 entries, 1000 bytes, at least 2 entries",
+            Retention::FOREVER.max_entries(9).max_bytes(1000).min_entries(2),
+        ),
+        (
+            &["--keep-last", "1", "--max-age", "1h"],
+            "1h, last 1",
+            Retention::keep_last(1).max_age(hour),
+        ),
+        (&["--forever"], "forever", Retention::FOREVER),
+    ] {
+        assert_eq!(retention(args).gave(OK), format!("k: {shown}\n"));
+        assert_eq!(retention(&[]).gave(OK), format!("k: {shown}\n"));
+        let log = WalReader::open(home.join("log")).unwrap();
+        assert_eq!(log.retention("k").unwrap(), Some(is));
+    }
+    assert_eq!(retention(&["--json"]).json(OK), json!({"key": "k", "retention": {}}));
+    let listed = run(home, &["ls", "log"]).gave(OK);
+    assert!(listed.ends_with(" forever   k\n"), "{listed}");
+    let row = run(home, &["ls", "log", "--json"]).json(OK);
+    assert_eq!(row["retention"], json!({}));
+    assert_eq!(run(home, &["stats", "log", "--json"]).json(OK)["keys_with_retention"], json!(1));
+
+    // Nothing is changed by what is refused.
+    for args in [
+        &["--max-entries", "0"][..],
+        &["--max-age", "1ms"],
+        &["--min-entries", "1"],
+        &["--keep-last", "1", "--max-entries", "2"],
+        &["--forever", "--max-age", "1h"],
+        &["--none", "--forever"],
+        &["--create"],
+    ] {
+        retention(args).said(USAGE);
+    }
+    let new = |args: &[&str]| run(home, &[&["retention", "log", "new"], args].concat());
+    for args in [&[][..], &["--forever"]] {
+        assert!(new(args).said(ERROR).contains("there is no key new"));
+    }
+    run(home, &["retention", "missing", "k", "--forever"]).said(ERROR);
+    assert!(!home.join("missing").exists());
+    let wal = Wal::new(home.join("log"), WalOptions::default()).unwrap();
+    assert_eq!(retention(&[]).gave(OK), "k: forever\n");
+    retention(&["--none"]).said(LOCKED);
+    wal.shutdown().unwrap();
+    assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(OK)), [row]);
+
+    assert_eq!(new(&["--keep-last", "1", "--create"]).gave(OK), "new: last 1\n");
+    assert_eq!(retention(&["--none"]).gave(OK), "k: none of its own\n");
+    assert_eq!(run(home, &["cat", "log", "k"]).gave(OK), "x\n");
+    feed(home, &["append", "log", "end"], b"one\ntwo\n").gave(OK);
+    damage(&segment(&home.join("log"), "end"), 32 + 35, 32 + 35);
+    let said = run(home, &["retention", "log", "end", "--forever"]).said(DAMAGE);
+    assert!(said.contains("nothing was changed") && said.contains("keywal repair"), "{said}");
+}
+
+#[test]
+fn what_a_key_has_of_its_own_is_exported_and_imported() {
+    let home = home();
+    let home = home.path();
+    let wal = Wal::new(home.join("log"), WalOptions::default()).unwrap();
+    let hour = Duration::from_secs(60 * 60);
+    let own = [
+        (
+            "a",
+            KeyOptions::default().retention(Retention::keep_for(hour).max_bytes(9).min_entries(1)),
+        ),
+        ("b", KeyOptions::default().metadata("schema=4")),
+        ("c", KeyOptions::default().metadata(&b"\xff\x00"[..]).retention(Retention::FOREVER)),
+        ("plain", KeyOptions::default()),
+    ];
+    for (key, own) in &own {
+        wal.create_key(key, own.clone()).unwrap();
+        // `c` stays empty.
+        for n in 0..if *key == "c" { 0 } else { 3 } {
+            wal.append_entry(key, None, format!("{n}"), false).unwrap();
+        }
+    }
+    wal.shutdown().unwrap();
+    let exported = run(home, &["export", "log"]).gave(OK);
+    let lines = rows(&exported);
+    assert_eq!(
+        lines[0],
+        json!({"key": "a", "retention": {"max_age_ms": 3_600_000, "max_bytes": 9, "min_entries": 1}})
+    );
+    assert_eq!(lines.len(), 3 + 9);
+    fs::write(home.join("lines"), &exported).unwrap();
+    let done = run(home, &["import", "copy", "lines", "--json"]).json(OK);
+    assert_eq!((&done["keys"], &done["entries"]), (&json!(4), &json!(9)));
+    feed(home, &["import", "piped"], exported.as_bytes()).gave(OK);
+    for copy in ["copy", "piped"] {
+        let copied = WalReader::open(home.join(copy)).unwrap();
+        for (key, own) in &own {
+            assert_eq!(copied.retention(key).unwrap(), own.retention, "{key}");
+            assert_eq!(copied.key_metadata(key).unwrap(), Some(own.metadata.clone()), "{key}");
+        }
+    }
+
+    // Again, to the same keys; then to one that has something else.
+    run(home, &["import", "copy", "lines", "--append"]).gave(OK);
+    assert_eq!(run(home, &["cat", "copy", "a"]).gave(OK), "0\n1\n2\n0\n1\n2\n");
+    run(home, &["retention", "copy", "a", "--forever"]).gave(OK);
+    let before = run(home, &["export", "copy"]).gave(OK);
+    let said = run(home, &["import", "copy", "lines", "--append"]).said(ERROR);
+    assert!(said.contains("nothing was imported: a exists with another retention"), "{said}");
+    assert!(said.contains("(forever, not 1h, 9 bytes, at least 1 entry)"), "{said}");
+    let other = br#"{"key":"b","metadata":"schema=5"}"#;
+    let said = feed(home, &["import", "copy", "--append"], other).said(ERROR);
+    assert!(said.contains("b exists with other metadata"), "{said}");
+    assert_eq!(run(home, &["export", "copy"]).gave(OK), before);
+
+    let entry = r#"{"key":"k","content":"x"}"#;
+    for (line, what) in [
+        (
+            r#"{"key":"k","retention":{}}"#,
+            "line 2: what k has of its own has to come once, and before",
+        ),
+        (
+            r#"{"key":"j","retention":{"max_entries":0}}"#,
+            "line 2: invalid options: max_entries is 0",
+        ),
+        (r#"{"key":"j","retention":{"max_age_ms":1}}"#, "line 2: invalid options: max_age of 1 ms"),
+        (r#"{"key":"j","retention":{"forever":true}}"#, "line 2: unknown field `forever`"),
+    ] {
+        fs::write(home.join("bad"), format!("{entry}\n{line}\n")).unwrap();
+        let said = run(home, &["import", "bad log", "bad"]).said(ERROR);
+        assert!(said.contains("nothing was imported: ") && said.contains(what), "{said}");
+        assert!(!home.join("bad log").exists());
+    }
+    let long = json!({"key": "j", "metadata": "m".repeat(70_000)}).to_string();
+    let said = feed(home, &["import", "bad log"], long.as_bytes()).said(ERROR);
+    assert!(said.contains("line 1: the metadata has 70000 bytes"), "{said}");
+}
+
+/// Starts an import with these arguments, and kills it when it has imported at least so many entries of
+/// the lines; it never gets the others.
+fn import_and_kill(home: &Path, args: &[&str], lines: &str, entries: u64) {
+    let mut command = program();
+    command.args(args).current_dir(home).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    let imported = || {
+        let log = WalReader::open(home.join("log")).ok()?;
+        let keys = log.enumerate_keys().ok()?;
+        keys.map(|key| log.next_index(&key)).sum::<Result<u64, _>>().ok()
+    };
+    while imported().is_none_or(|imported| imported < entries) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn an_import_that_is_killed_is_gone_on_with_and_has_each_entry_once() {
+    let home = home();
+    let home = home.path();
+    // Keys in turn, contents that come again, and a line of a key's own.
+    let mut lines =
+        vec![json!({"key": "key 1", "retention": {"max_entries": 1_000_000}}).to_string()];
+    lines.extend((0..6_000).map(|n| {
+        json!({"key": format!("key {}", n % 7), "header": "h", "content": format!("{}", n / 70)}).to_string()
+    }));
+    let all = lines.join("\n") + "\n";
+    fs::write(home.join("lines"), &all).unwrap();
+    import_and_kill(home, &["import", "log"], &lines[..2_000].join("\n"), 1_000);
+
+    let said = run(home, &["import", "log", "lines"]).said(ERROR);
+    assert!(said.contains("nothing was imported") && said.contains("--resume"), "{said}");
+    import_and_kill(home, &["import", "log", "--resume"], &lines[..4_000].join("\n"), 3_000);
+    let there: u64 = rows(&run(home, &["ls", "log", "--json"]).gave(OK))
+        .iter()
+        .map(|row| row["entries"].as_u64().unwrap())
+        .sum();
+    assert!((3_000..4_000).contains(&there), "{there}");
+
+    // Of another import, nothing is appended.
+    let other = all.replace("\"content\":\"0\"", "\"content\":\"other\"");
+    let said = feed(home, &["import", "log", "--resume"], other.as_bytes()).said(ERROR);
+    assert!(said.contains("entry 0 of key 0 is not the one that is to be imported"), "{said}");
+    run(home, &["import", "log", "lines", "--resume", "--append"]).said(USAGE);
+
+    let done = run(home, &["import", "log", "lines", "--resume", "--json"]).json(OK);
+    assert_eq!((&done["found_entries"], &done["entries"]), (&json!(there), &json!(6_000 - there)));
+    run(home, &["import", "whole", "lines"]).gave(OK);
+    let exported = |log| payloads(&run(home, &["export", log]).gave(OK));
+    assert!(exported("log") == exported("whole"));
+    let said = run(home, &["import", "log", "lines", "--resume"]).gave(OK);
+    assert!(
+        said.starts_with(
+            "log: 0 entries imported to 7 keys\nlog: 6000 entries were there already\n"
+        ),
+        "{said}"
+    );
+    assert!(exported("log") == exported("whole"));
+}
+
 fn nano_wal_files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/nano-wal-0.4")
 }
@@ -648,6 +898,10 @@ fn files_of_nano_wal_are_imported_with_all_they_hold() {
     assert!(said.contains("nothing was imported") && said.contains("--append"), "{said}");
     run(home, &["import", "log", "--from-nano-wal", source, "--append"]).gave(OK);
     assert_eq!(run(home, &["stats", "log", "--json"]).json(OK)["entries"], json!(32));
+    run(home, &["import", "copy", "--from-nano-wal", source]).gave(OK);
+    let args = ["import", "copy", "--from-nano-wal", source, "--resume", "--json"];
+    let done = run(home, &args).json(OK);
+    assert_eq!((&done["found_entries"], &done["entries"]), (&json!(16), &json!(0)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
-use keywal::{Durability, Wal, WalError, WalOptions, WalReader};
+use keywal::{Durability, SizeLimit, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
 
@@ -353,7 +353,10 @@ fn what_is_refused_leaves_nothing_in_any_key() {
     wal.append_entry("a", None, "0", false).unwrap();
     let large = "x".repeat(700);
     let refused = wal.append_many([entry("a", &large), entry("b", &large)], false);
-    assert!(matches!(refused, Err(WalError::TooLarge { max: 1024, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(WalError::TooLarge { max: 1024, limit: SizeLimit::Journal, .. })),
+        "{refused:?}"
+    );
     let refused = wal.append_many([entry("a", "x"), entry(vec![0; 65_536], "x")], false);
     assert!(matches!(refused, Err(WalError::KeyTooLong { .. })), "{refused:?}");
     let header = Some(Bytes::from(vec![0; 65_536]));

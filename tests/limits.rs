@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{
     ClockTrouble, CompactionReport, DueSegment, EntryRef, HookResult, KeyOptions, ManualClock,
     Retention, Verdict, Wal, WalError, WalOptions,
@@ -175,6 +175,74 @@ fn a_retention_survives_power_loss_when_the_call_returns() {
         assert_eq!(wal.retention("new").unwrap(), Some(Retention::FOREVER));
         assert_eq!(wal.key_metadata("made").unwrap().as_deref(), Some(&b"m"[..]));
         assert!(wal.next_index("k").unwrap() >= 1);
+    }
+}
+
+/// Whether the key has all that it was to be created with; `false`: it does not exist.
+fn is_created(wal: &Wal, own: &KeyOptions, when: &str) -> bool {
+    let Some(metadata) = wal.key_metadata("k").unwrap() else {
+        assert_eq!(wal.retention("k").unwrap(), None, "{when}");
+        return false;
+    };
+    assert_eq!(
+        (metadata, wal.retention("k").unwrap()),
+        (own.metadata.clone(), own.retention),
+        "{when}"
+    );
+    true
+}
+
+#[test]
+fn a_key_is_created_with_all_of_its_own_or_not_at_all() {
+    let own = KeyOptions::default().retention(Retention::keep_last(3)).metadata(vec![7; 2000]);
+    for journal_bytes in [0, 4096] {
+        let log = || {
+            let mut log = Log::new();
+            log.options = log.options.journal_bytes(journal_bytes);
+            let wal = log.open();
+            (log, wal)
+        };
+        let after_crash = |log: &Log, image: &_| Log {
+            sim: SimDir::from_image(image, 2),
+            clock: log.clock.clone(),
+            options: log.options.clone(),
+        };
+        let (log_of_crashes, wal) = log();
+        let before = log_of_crashes.sim.trace_len();
+        assert!(wal.create_key("k", own.clone()).unwrap());
+        let after = log_of_crashes.sim.trace_len();
+        let mut found = [0, 0];
+        for at in before..=after {
+            log_of_crashes.sim.crash_images(at, &CrashBudget::default(), &mut |image, choice| {
+                let wal = after_crash(&log_of_crashes, image).open();
+                let created = is_created(&wal, &own, &format!("cut before {at}, {choice:?}"));
+                assert!(created || at < after, "cut at the end, {choice:?}");
+                found[usize::from(created)] += 1;
+                assert_eq!(wal.create_key("k", own.clone()).unwrap(), !created);
+            });
+        }
+        assert!(found[0] > 0 && found[1] > 0, "{found:?}");
+
+        // And where a call fails.
+        let mut failed = 0;
+        for nth in 0.. {
+            let (log, wal) = log();
+            let (call, kind, name_contains) = (CallKind::Any, FaultKind::Error(5), None);
+            log.sim.inject(Fault { call, nth, kind, forever: false, name_contains });
+            let hits = log.sim.faults_hit();
+            let result = wal.create_key("k", own.clone());
+            if log.sim.faults_hit() == hits {
+                assert!(result.unwrap());
+                break;
+            }
+            log.sim.clear_faults();
+            failed += usize::from(result.is_err());
+            drop(wal);
+            let wal = after_crash(&log, &log.sim.durable_image()).open();
+            let when = format!("call {nth} fails: {result:?}");
+            assert!(is_created(&wal, &own, &when) || result.is_err(), "{when}");
+        }
+        assert!(failed > 0);
     }
 }
 

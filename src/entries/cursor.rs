@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::chains::Present;
 use crate::entry::{Entry, EntryRef, EntrySlice};
-use crate::error::{Result, WalError};
+use crate::error::{Result, SizeLimit, WalError};
 use crate::format::{FrameFlags, FrameHeader};
 use crate::scan::{self, Damage, Frame, Step, Walk, next_header, seek};
 use crate::segment::Segment;
@@ -143,7 +143,8 @@ impl Cursor {
             }
             let bytes = frame.header.payload_bytes();
             if bytes > max_bytes {
-                return Ok(Some(Err(WalError::TooLarge { bytes, max: max_bytes })));
+                let limit = SizeLimit::Read;
+                return Ok(Some(Err(WalError::TooLarge { bytes, max: max_bytes, limit })));
             }
             self.walk.load(self.segment.file(), &frame)?;
             return Ok(Some(Ok(frame)));

@@ -17,6 +17,7 @@
 //!   becomes none.
 //! - References, indexes and times are new: nano-wal stored no times of entries, and their retention counts from
 //!   the import. Whoever has stored references makes the index again: [`refs`](super::refs#the-index-after-a-restart).
+//! - An import that was cut off goes on with `--resume`, and has each entry once in the end.
 //! - There are no checksums in the old files, so what has the form of an entry is taken for one.
 //! - Stop the program that writes to the old directory first. Its `shutdown` removes all files: end it without
 //!   calling that.

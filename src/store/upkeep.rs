@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError};
 use ahash::{HashSet, HashSetExt};
 
 use super::Store;
-use crate::error::{Result, WalError};
+use crate::error::{Result, SizeLimit, WalError};
 use crate::format::{Body, Record, RecordHeader, SegmentId};
 use crate::observe;
 use crate::options::Durability;
@@ -108,7 +108,10 @@ impl Store {
         let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
         let bytes = frames.map(Record::bytes_for).sum();
         let max = ring.most_together();
-        if bytes > max { Err(WalError::TooLarge { bytes, max }) } else { Ok(()) }
+        if bytes > max {
+            return Err(WalError::TooLarge { bytes, max, limit: SizeLimit::Journal });
+        }
+        Ok(())
     }
 
     /// Stores frames of several segments so that they are recovered together or not at all, and lets readers

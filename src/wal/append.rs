@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Wal;
 use super::read::check_key;
 use crate::entry::EntryRef;
-use crate::error::{Result, WalError};
+use crate::error::{Result, SizeLimit, WalError};
 use crate::fs::len_u64;
 use crate::options::Durability;
 use crate::report::count;
@@ -200,13 +200,18 @@ impl Wal {
             }
             let bytes = len_u64(header).saturating_add(len_u64(payload.content.len()));
             if bytes > options.max_entry_bytes {
-                return Err(WalError::TooLarge { bytes, max: options.max_entry_bytes });
+                let max = options.max_entry_bytes;
+                // Opening the directory has made it no more than `max_segment_bytes`.
+                let bounded = max == options.max_segment_bytes;
+                let limit = if bounded { SizeLimit::Segment } else { SizeLimit::Entry };
+                return Err(WalError::TooLarge { bytes, max, limit });
             }
             all = all.saturating_add(bytes);
             frames = frames.saturating_add(frame_bytes(payload));
         }
         if payloads.len() > 1 && frames > options.max_segment_bytes {
-            return Err(WalError::TooLarge { bytes: frames, max: options.max_segment_bytes });
+            let (max, limit) = (options.max_segment_bytes, SizeLimit::Segment);
+            return Err(WalError::TooLarge { bytes: frames, max, limit });
         }
         Ok(all)
     }

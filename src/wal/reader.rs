@@ -17,7 +17,7 @@ use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::recovery::{View, view};
 use crate::report::{KeyStats, RecoveryReport, SegmentInfo};
-use crate::retention::ClockGuard;
+use crate::retention::{ClockGuard, Retention};
 
 /// A directory opened for reading only: beside the process that writes to it, or after it has died.
 ///
@@ -118,8 +118,11 @@ impl WalReader {
         }
     }
 
-    /// Goes on to the present moment. Costs what opening does; but of the newest segment of a key that was
-    /// used before, only what is new is read. After an error, the view is as before.
+    /// Goes on to the present moment. Costs what opening does, whatever has changed: a listing of the directory,
+    /// some 5 µs for each file in it, and reading the journal, some milliseconds for one of the default
+    /// size. So wait between two calls for many times what one takes: with 1,000 keys that was 6 ms, with
+    /// 50,000 260 ms. But of the newest segment of a key that was used before, only what is new is read. After
+    /// an error, the view is as before.
     ///
     /// # Errors
     /// As [`open_with`](Self::open_with).
@@ -144,7 +147,7 @@ impl WalReader {
 
     /// The entries of a key from this index on, as of now: [`refresh`](Self::refresh), then
     /// [`entries`](Self::entries). To follow a key, call it again and again with the index behind the last
-    /// entry.
+    /// entry; each call costs a refresh.
     ///
     /// # Errors
     /// As those two.
@@ -229,6 +232,22 @@ impl WalReader {
     /// As [`Wal::len`].
     pub fn len(&self, key: impl AsRef<[u8]>) -> Result<u64> {
         self.wal.len(key)
+    }
+
+    /// As [`Wal::retention`].
+    ///
+    /// # Errors
+    /// As [`Wal::retention`].
+    pub fn retention(&self, key: impl AsRef<[u8]>) -> Result<Option<Retention>> {
+        self.wal.retention(key)
+    }
+
+    /// As [`Wal::key_metadata`].
+    ///
+    /// # Errors
+    /// As [`Wal::key_metadata`].
+    pub fn key_metadata(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.wal.key_metadata(key)
     }
 
     /// As [`Wal::key_stats`].

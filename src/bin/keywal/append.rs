@@ -30,7 +30,7 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let appended = open::or_create(&args.key.dir, options, |wal| {
         let first_index = wal.next_index(&key).map_err(|error| match Failure::from(error) {
             Failure::Damage(text) => Failure::Damage(format!(
-                "{text}; restore a snapshot, or give it up with `keywal repair`"
+                "{text}; restore a snapshot, or see what `keywal repair` can do"
             )),
             failure => failure,
         })?;

@@ -11,6 +11,13 @@ use crate::text::{parse_hex, parse_key};
 use crate::times::{parse_duration, parse_moment};
 
 const AFTER_HELP: &str = "\
+To begin with:
+  seq 3 | keywal append ./log orders    make a log, and a key with three entries
+  keywal ls ./log                       its keys
+  keywal cat ./log orders --long        the entries of one, with index and time
+  keywal get ./log orders 0             one entry, by its index
+  keywal verify ./log                   is all of it sound?
+
 Keys that hold control characters, backslashes or bytes that are not UTF-8 are shown with the escapes \
 \\n \\r \\t \\0 \\\\ \\xff \\u{202e}, and are given in the same way; an empty key is ''. With --hex, KEY is \
 hexadecimal digits.
@@ -19,8 +26,19 @@ Exit codes: 0 done; 1 an error; 2 wrong usage; 3 damage was found, in the log or
 imported, and everything else was done; 4 the directory is in use by another program. A reader that goes \
 away (`keywal cat .. | head`) is no error.
 
-ls, cat, get, tail, stats, verify, export and restore change nothing in a log, and read it beside a program that writes to it. \
-The others need the log for themselves; after a crash they recover it first.";
+ls, cat, get, tail, stats, verify, export, restore, and retention without options change nothing in a log, and \
+read it beside a program that writes to it. The others need the log for themselves; after a crash they recover \
+it first.
+
+A DURATION is 500ms, 10s, 2h, 7d or 2w. A TIME is RFC 3339 as in 2026-11-25T14:30:00Z, a date, or a DURATION \
+before now.";
+
+const GET_USAGE: &str = "\
+keywal get [OPTIONS] <DIR> <KEY> <INDEX>
+       keywal get [OPTIONS] <DIR> --ref <REF>";
+
+/// Options that limit what is kept of a key.
+const LIMITS: [&str; 4] = ["max_age", "max_entries", "max_bytes", "keep_last"];
 
 /// Look into keywal directories, check and repair them, move entries in and out.
 #[derive(Debug, Parser)]
@@ -43,6 +61,7 @@ pub enum Command {
     Verify(Verify),
     Repair(Repair),
     Compact(Compact),
+    Retention(Retention),
     Remove(Remove),
     Destroy(Destroy),
     Export(Export),
@@ -93,7 +112,13 @@ pub struct Cat {
 }
 
 /// Print one entry, by its index or its reference.
+///
+/// Indexes count the entries of a key from 0 on; `keywal cat DIR KEY --long` prints them. A reference is the
+/// `EntryRef` that the library returns for an append, as 32 hexadecimal digits such as
+/// 00125d9250be8b4c00000001000002de: those of its `to_bytes`. `get`, `cat`, `tail` with --json, and `export`, print it
+/// as `ref`; `append --json` prints that of the last entry as `last_ref`. It needs no key.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = GET_USAGE)]
 #[command(group = ArgGroup::new("which").required(true).args(["index", "reference"]))]
 pub struct Get {
     /// The log's directory
@@ -103,7 +128,7 @@ pub struct Get {
     pub key: Option<String>,
     /// The entry's index
     pub index: Option<u64>,
-    /// The entry's reference: the 32 hexadecimal digits that `--json` and `append` print
+    /// The entry's reference, instead of key and index: 32 hexadecimal digits
     #[arg(long = "ref", value_name = "REF", value_parser = parse_reference)]
     pub reference: Option<EntryRef>,
     #[command(flatten)]
@@ -117,11 +142,11 @@ pub struct Get {
 pub struct Tail {
     #[command(flatten)]
     pub key: OneKey,
-    /// How many
+    /// How many of the last
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub last: u64,
-    /// Go on with each new entry, until it is interrupted. Looks four times a second; waits for a key that
-    /// does not exist yet
+    /// Go on with each new entry, until it is interrupted. Looks four times a second, less often where a look
+    /// takes long: it lists the directory and reads the journal. Waits for a key that does not exist yet
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
@@ -230,14 +255,58 @@ pub struct Repair {
 }
 
 /// Drop the segments that have outlived the retention.
+///
+/// Of a key that has a retention of its own (`keywal retention`), that counts.
 #[derive(Debug, clap::Args)]
 pub struct Compact {
     /// The log's directory
     pub dir: PathBuf,
-    /// What the program that writes to the log keeps; entries are dropped that are older. Has to be
-    /// given, because a shorter one drops what that program wants
+    /// What the program that writes to the log keeps, such as 7d; entries are dropped that are older. Has to
+    /// be given, because a shorter one drops what that program wants
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Duration,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show what is kept of a key, or change it.
+///
+/// Without options, prints the retention that the key has of its own; a key without one is kept as the program
+/// says that compacts the log. With options, these and no others are the key's limits from then on. They are stored with
+/// the key, and the next compaction drops what passes any of them, oldest first and whole segments only: those
+/// that a program that has the log open runs, or `keywal compact`.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("limit").multiple(true).args(LIMITS))]
+#[command(group = ArgGroup::new("change").multiple(true).args(LIMITS).args(["forever", "none"]))]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is typed")]
+pub struct Retention {
+    #[command(flatten)]
+    pub key: OneKey,
+    /// Entries that are older go, such as 7d or 12h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_age: Option<Duration>,
+    /// The oldest go while there are more than N
+    #[arg(long, value_name = "N")]
+    pub max_entries: Option<u64>,
+    /// The oldest segments go while the others have so many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
+    /// N entries stay whatever the limits say
+    #[arg(long, value_name = "N", requires = "limit")]
+    pub min_entries: Option<u64>,
+    /// The last N stay and older ones go: as `--max-entries N --min-entries N`
+    #[arg(long, value_name = "N", conflicts_with_all = ["max_entries", "min_entries"])]
+    pub keep_last: Option<u64>,
+    /// Nothing goes
+    #[arg(long, conflicts_with_all = ["limit", "none"])]
+    pub forever: bool,
+    /// Take back what the key has of its own
+    #[arg(long, conflicts_with = "limit")]
+    pub none: bool,
+    /// Create the key, and the log, if it does not exist
+    #[arg(long, requires = "change")]
+    pub create: bool,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,
@@ -267,6 +336,10 @@ pub struct Destroy {
 ///
 /// Each line has `key`, `index`, `time`, `ref`, `header` (if there is one) and `content`. What is not
 /// UTF-8 is in base64 instead, as `key_base64`, `header_base64`, `content_base64`.
+///
+/// Before the entries of a key that has a retention or metadata of its own comes a line with `key`,
+/// `retention` (an object with those of `max_age_ms`, `max_entries`, `max_bytes` and `min_entries` that
+/// there are; `{}` keeps everything) and `metadata` or `metadata_base64`.
 #[derive(Debug, clap::Args)]
 pub struct Export {
     /// The log's directory
@@ -279,9 +352,13 @@ pub struct Export {
 
 /// Append the entries that `export` printed, or those of a nano-wal directory.
 ///
-/// Entries get new indexes, references and times, and keys nothing of their own: set their retention and metadata
-/// before anything compacts. (`snapshot` and `restore` keep all of it.) A line that is no entry is refused with its number: of a
+/// Entries get new indexes, references and times (`snapshot` and `restore` keep those). A key gets the retention and
+/// the metadata that the file has for it; one that exists has to have the same. A line that is wrong is refused with its number: of a
 /// file nothing is appended then; of standard input the lines before it have been.
+///
+/// If it is cut off, whatever the reason, run it again with `--resume`: each entry is there once in the end. That needs
+/// keys that were new. Before an import with `--append` to others, take a `snapshot`: only if it ends with a message
+/// does that say from which line to go on.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("source").args(["file", "from_nano_wal"]))]
 pub struct Import {
@@ -292,13 +369,16 @@ pub struct Import {
     /// Read the segments of nano-wal 0.4 in this directory, which stays as it is
     #[arg(long, value_name = "DIR")]
     pub from_nano_wal: Option<PathBuf>,
-    /// Also append to keys that have entries
+    /// Also append to keys that have entries. Run twice, it appends twice
     #[arg(long)]
     pub append: bool,
-    /// Start at this line
+    /// Go on with the same import, which was cut off: compare the entries that are there, and append the rest
+    #[arg(long, conflicts_with = "append")]
+    pub resume: bool,
+    /// Start at this line, the first is 1
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "from_nano_wal")]
     pub from_line: u64,
-    /// Write lines that are no entries to this new file and go on
+    /// Write lines that are wrong to this new file and go on
     #[arg(long, value_name = "FILE", conflicts_with = "from_nano_wal")]
     pub rejects: Option<PathBuf>,
     #[command(flatten)]
@@ -361,10 +441,10 @@ pub struct Form {
 /// How segments are made by commands that append.
 #[derive(Debug, clap::Args)]
 pub struct Writing {
-    /// How long entries are kept by the program that compacts the log; new segments end accordingly
+    /// How long entries are kept by the program that compacts the log; new segments end accordingly. Default: 7d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Option<Duration>,
-    /// Segments end at this size
+    /// Segments end at this size. Default: 64 MiB, as a number of bytes
     #[arg(long, value_name = "BYTES")]
     pub max_segment_bytes: Option<u64>,
 }
@@ -400,6 +480,8 @@ impl Writing {
 
 fn parse_reference(text: &str) -> Result<EntryRef, String> {
     let bytes = parse_hex(text.as_bytes())?;
-    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| "a reference has 32 digits")?;
+    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| {
+        "a reference has 32 digits; `keywal cat DIR KEY --json` prints those of a key's entries"
+    })?;
     Ok(EntryRef::from_bytes(bytes))
 }

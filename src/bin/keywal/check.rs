@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, say};
+use crate::failure::{Failure, Outcome, describe, say};
 use crate::list::sorted;
 use crate::progress::Progress;
 use crate::text::{counted, show_content, show_key};
@@ -16,8 +16,10 @@ use crate::{open, times};
 #[derive(Default, Serialize)]
 struct Totals {
     keys: u64,
-    /// Keys that cannot be told, because their newest file is damaged.
+    /// Keys that cannot be listed, because their newest file is damaged.
     unreadable_keys: usize,
+    /// Keys that have a retention of their own.
+    keys_with_retention: u64,
     segments: u64,
     entries: u64,
     /// Valid bytes in the segments, their headers included.
@@ -38,14 +40,15 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let closed = if totals.closed_cleanly { "yes" } else { "no, or it is in use" };
     for (name, value) in [
         ("keys", totals.keys.to_string()),
-        ("keys that cannot be told", totals.unreadable_keys.to_string()),
+        ("unreadable keys", totals.unreadable_keys.to_string()),
+        ("with own retention", totals.keys_with_retention.to_string()),
         ("segments", totals.segments.to_string()),
         ("entries", totals.entries.to_string()),
-        ("bytes", totals.bytes.to_string()),
+        ("bytes of segments", totals.bytes.to_string()),
         ("oldest segment", time(&totals.oldest_segment)),
         ("newest segment", time(&totals.newest_segment)),
         ("closed cleanly", closed.to_owned()),
-        ("foreign files", totals.foreign_files.to_string()),
+        ("files not of keywal", totals.foreign_files.to_string()),
     ] {
         writeln!(out, "{name:<25}{value}")?;
     }
@@ -69,13 +72,22 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
     let (mut oldest, mut newest) = (None, None);
     for key in keys {
         let segments = match log.segments(&key) {
-            Err(WalError::Corrupted { .. }) => {
+            Err(error @ WalError::Corrupted { .. }) => {
+                say(format!("{}: {}", show_key(&key), describe(&error)));
                 damaged = true;
                 continue;
             }
             segments => segments?,
         };
-        damaged |= matches!(log.next_index(&key), Err(WalError::Corrupted { .. }));
+        if let Err(error @ WalError::Corrupted { .. }) = log.next_index(&key) {
+            say(format!("{}: {}", show_key(&key), describe(&error)));
+            damaged = true;
+        }
+        let retention = match log.retention(&key) {
+            Err(WalError::Corrupted { .. }) => None,
+            retention => retention?,
+        };
+        totals.keys_with_retention += u64::from(retention.is_some());
         totals.segments += segments.len() as u64;
         totals.bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
         if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
@@ -157,7 +169,11 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     {
         for Finding { path, offset, bytes, what } in findings {
             let path = show_content(path.to_string_lossy().as_bytes());
-            writeln!(out, "{kind}: {path}: from offset {offset}, {bytes} bytes: {what}")?;
+            let place = match bytes {
+                0 => String::new(),
+                _ => format!("from offset {offset}, {bytes} bytes: "),
+            };
+            writeln!(out, "{kind}: {path}: {place}{what}")?;
         }
     }
     for key in report.keys.iter().filter(|key| key.damaged > 0) {
@@ -172,5 +188,11 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     let entries = counted(report.entries, "entry", "entries");
     let keys = counted(report.keys.len() as u64, "key", "keys");
     writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
+    if !report.damaged.is_empty() {
+        say(
+            "what is lost comes back from a snapshot only, with `keywal restore`; see `keywal repair --help` for keys \
+             that take no appends",
+        );
+    }
     Ok(())
 }

@@ -16,7 +16,10 @@ pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> 
     let report = open::existing(&args.dir, options, |wal| Ok(wal.compact()?))?;
     let failed = !report.failures.is_empty() || report.refused.is_some();
     for failure in &report.failures {
-        say(format!("{}: {}", failure.path.display(), failure.what));
+        let path = failure.path.display().to_string();
+        // Most say it themselves.
+        let before = if failure.what.starts_with(&path) { String::new() } else { path + ": " };
+        say(format!("{before}{}", failure.what));
     }
     if let Some(trouble) = report.refused {
         say(format!("the clock cannot be trusted, nothing was dropped: {trouble:?}"));
@@ -26,10 +29,11 @@ pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> 
     } else {
         writeln!(
             out,
-            "{}: {} of {} dropped, {} bytes",
+            "{}: {} looked at, {} with {} dropped, {} bytes",
             args.dir.display(),
-            counted(report.dropped_segments, "segment", "segments"),
             counted(report.keys, "key", "keys"),
+            counted(report.dropped_segments, "segment", "segments"),
+            counted(report.dropped_entries, "entry", "entries"),
             report.dropped_bytes
         )?;
     }

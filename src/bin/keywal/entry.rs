@@ -5,16 +5,17 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use keywal::{Entry, EntryRef};
+use keywal::{Entry, EntryRef, KeyOptions, Retention};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Form;
 use crate::failure::Failure;
+use crate::retention::Limits;
 use crate::text::{hex, show_content};
 use crate::times;
 
-/// An entry as `export` prints it and `import` reads it. A misspelt field would lose what it holds, so it
-/// is refused.
+/// An entry, or what a key has of its own, as `export` prints it and `import` reads it. A misspelt field would
+/// lose what it holds, so it is refused.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
@@ -36,14 +37,19 @@ pub struct Line {
     content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<Limits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_base64: Option<String>,
 }
 
-/// What an imported line appends.
+/// What a line is.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Imported {
-    pub key: Vec<u8>,
-    pub header: Option<Bytes>,
-    pub content: Vec<u8>,
+pub enum Imported {
+    Entry { key: Vec<u8>, header: Option<Bytes>, content: Vec<u8> },
+    Key { key: Vec<u8>, own: KeyOptions },
 }
 
 impl Line {
@@ -61,7 +67,20 @@ impl Line {
             header_base64,
             content,
             content_base64,
+            ..Self::default()
         }
+    }
+
+    /// What a key has of its own; `None`: nothing.
+    pub fn of_key(key: &[u8], own: &KeyOptions) -> Option<Self> {
+        if *own == KeyOptions::default() {
+            return None;
+        }
+        let (key, key_base64) = text_or_base64(Some(key));
+        let metadata = Some(&own.metadata[..]).filter(|metadata| !metadata.is_empty());
+        let (metadata, metadata_base64) = text_or_base64(metadata);
+        let retention = own.retention.map(Limits::from);
+        Some(Self { key, key_base64, retention, metadata, metadata_base64, ..Self::default() })
     }
 
     /// # Errors
@@ -74,9 +93,18 @@ impl Line {
         })?;
         let key = one_of("key", line.key, line.key_base64)?.ok_or("there is no `key`")?;
         let header = one_of("header", line.header, line.header_base64)?.map(Bytes::from);
-        let content =
-            one_of("content", line.content, line.content_base64)?.ok_or("there is no `content`")?;
-        Ok(Imported { key, header, content })
+        let content = one_of("content", line.content, line.content_base64)?;
+        let metadata = one_of("metadata", line.metadata, line.metadata_base64)?;
+        if line.retention.is_none() && metadata.is_none() {
+            let content = content.ok_or("there is no `content`")?;
+            return Ok(Imported::Entry { key, header, content });
+        }
+        if header.is_some() || content.is_some() {
+            return Err("`retention` and `metadata` need a line without an entry".into());
+        }
+        let mut own = KeyOptions::default().metadata(metadata.unwrap_or_default());
+        own.retention = line.retention.map(Retention::from);
+        Ok(Imported::Key { key, own })
     }
 }
 
@@ -163,12 +191,34 @@ mod tests {
                     let line = Line::new(key, &entry(header, content));
                     let text = serde_json::to_vec(&line).unwrap();
                     assert!(!text.contains(&b'\n'));
-                    let imported = Imported {
+                    let imported = Imported::Entry {
                         key: key.to_vec(),
                         header: header.map(Bytes::copy_from_slice),
                         content: content.to_vec(),
                     };
                     assert_eq!(Line::parse(&text), Ok(imported));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_holds_what_a_key_has_of_its_own() {
+        let parts: [&[u8]; 4] = [b"", b"schema=4", "é\n".as_bytes(), b"\xff\x00"];
+        for key in parts {
+            for metadata in parts {
+                for retention in [None, Some(Retention::FOREVER), Some(Retention::keep_last(7))] {
+                    let mut own = KeyOptions::default().metadata(metadata);
+                    own.retention = retention;
+                    let line = Line::of_key(key, &own);
+                    assert_eq!(line.is_none(), metadata.is_empty() && retention.is_none());
+                    if let Some(line) = line {
+                        let text = serde_json::to_vec(&line).unwrap();
+                        assert_eq!(
+                            Line::parse(&text),
+                            Ok(Imported::Key { key: key.to_vec(), own })
+                        );
+                    }
                 }
             }
         }
@@ -187,6 +237,12 @@ mod tests {
             (br#"{"key":"k","content":"c","content_base64":"AA=="}"#, "both `content`"),
             (br#"{"key":"k","content_base64":"A"}"#, "`content_base64`"),
             (br#"{"key":"k","content_base64":"AB=="}"#, "`content_base64`"),
+            (br#"{"key":"k","content":"c","retention":{}}"#, "a line without an entry"),
+            (br#"{"key":"k","header":"h","metadata":"m"}"#, "a line without an entry"),
+            (br#"{"retention":{}}"#, "no `key`"),
+            (br#"{"key":"k","retention":{"max_age":"7d"}}"#, "unknown field `max_age`"),
+            (br#"{"key":"k","retention":{"max_entries":-1}}"#, "invalid value"),
+            (br#"{"key":"k","metadata":"m","metadata_base64":"AA=="}"#, "both `metadata`"),
             (br#"{"key":"k","content":7}"#, "invalid type"),
             (br#"{"key":"k","content":"c"} x"#, "trailing"),
             (br#"{"key":"k","content":"c"#, "EOF"),

@@ -7,7 +7,7 @@ use keywal::WalError;
 use crate::args::Export;
 use crate::entry::{Line, print_json};
 use crate::failure::{Failure, Outcome, describe, say};
-use crate::list::sorted;
+use crate::list::{own, sorted};
 use crate::open;
 use crate::progress::Progress;
 use crate::read::{entries_of, pass_over};
@@ -34,6 +34,9 @@ pub fn run(args: &Export, out: &mut dyn Write) -> Result<Outcome, Failure> {
             }
             Err(error) => return Err(error.into()),
         };
+        if let Some(line) = Line::of_key(&key, &own(log, &key)?) {
+            print_json(out, &line)?;
+        }
         for entry in entries {
             match entry {
                 Ok(entry) => print_json(out, &Line::new(&key, &entry))?,

@@ -1,13 +1,13 @@
 //! `import`: entries from JSON lines, or from nano-wal.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use bytes::Bytes;
-use keywal::{Wal, WalOptions};
-use serde::Serialize;
+use keywal::{KeyOptions, WalOptions};
 
 use crate::append::read_line;
 use crate::args::Import;
@@ -16,6 +16,7 @@ use crate::failure::{Failure, Outcome, say};
 use crate::nano;
 use crate::open;
 use crate::progress::Progress;
+use crate::target::{Done, Target};
 use crate::text::{counted, show_key};
 
 const MAX_KEY_OR_HEADER_BYTES: usize = 65_535;
@@ -23,27 +24,6 @@ const MAX_KEY_OR_HEADER_BYTES: usize = 65_535;
 const JSON_FACTOR: u64 = 6;
 /// For everything else on a line.
 const JSON_SLACK_BYTES: u64 = 1 << 20;
-
-/// What was imported.
-#[derive(Default, Serialize)]
-struct Done {
-    keys: usize,
-    entries: u64,
-    content_bytes: u64,
-    rejected_lines: u64,
-    /// Parts of the source that hold no entry that can be read.
-    unreadable: usize,
-}
-
-/// The log that is imported into.
-struct Target<'w> {
-    wal: &'w Wal,
-    /// Also to keys that have entries.
-    append: bool,
-    /// Keys that have been met.
-    keys: HashSet<Vec<u8>>,
-    done: Done,
-}
 
 pub fn run(args: &Import, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let done = match &args.from_nano_wal {
@@ -62,41 +42,15 @@ pub fn run(args: &Import, out: &mut dyn Write) -> Result<Outcome, Failure> {
             counted(done.keys as u64, "key", "keys")
         )?;
     }
+    if args.resume && !args.json {
+        let entries = counted(done.found_entries, "entry was", "entries were");
+        writeln!(out, "{}: {entries} there already", args.dir.display())?;
+    }
     if let Some(path) = args.rejects.as_ref().filter(|_| done.rejected_lines > 0) {
         let lines = counted(done.rejected_lines, "line is", "lines are");
         say(format!("{lines} no entries, and in {}", path.display()));
     }
     Ok(Outcome::of(damaged))
-}
-
-impl<'w> Target<'w> {
-    fn new(wal: &'w Wal, append: bool) -> Self {
-        Self { wal, append, keys: HashSet::new(), done: Done::default() }
-    }
-
-    /// Refuses a key that has entries, when it is met first.
-    fn meet(&mut self, key: &[u8]) -> Result<(), Failure> {
-        if self.keys.contains(key) {
-            return Ok(());
-        }
-        if self.wal.next_index(key)? > 0 && !self.append {
-            let key = show_key(key);
-            return Err(Failure::error(format!(
-                "{key} has entries already; give --append to append to them"
-            )));
-        }
-        self.keys.insert(key.to_vec());
-        Ok(())
-    }
-
-    fn append(&mut self, key: &[u8], header: Option<Bytes>, content: &[u8]) -> Result<(), Failure> {
-        self.meet(key)?;
-        self.wal.append_entry(key, header, content, false)?;
-        self.done.keys = self.keys.len();
-        self.done.entries += 1;
-        self.done.content_bytes += content.len() as u64;
-        Ok(())
-    }
 }
 
 /// Where lines come from. A file is read once before anything is appended; what cannot be read twice is not.
@@ -146,7 +100,7 @@ impl<'a> Lines<'a> {
         while self.advance()? {
             if !self.line.trim_ascii().is_empty() {
                 let parsed = Line::parse(&self.line);
-                return Ok(Some(parsed.and_then(|entry| check_sizes(entry, options))));
+                return Ok(Some(parsed.and_then(|line| check(line, options))));
             }
         }
         Ok(None)
@@ -157,22 +111,36 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// What an append would refuse, found before anything is appended.
-fn check_sizes(entry: Imported, options: &WalOptions) -> Result<Imported, String> {
-    let header = entry.header.as_ref().map_or(0, Bytes::len);
-    for (name, bytes) in [("key", entry.key.len()), ("header", header)] {
+/// What the log would refuse, found before anything is appended.
+fn check(line: Imported, options: &WalOptions) -> Result<Imported, String> {
+    let (key, behind, name) = match &line {
+        Imported::Entry { key, header, .. } => {
+            (key, header.as_ref().map_or(0, Bytes::len), "header")
+        }
+        Imported::Key { key, own } => (key, own.metadata.len(), "metadata"),
+    };
+    for (name, bytes) in [("key", key.len()), (name, behind)] {
         if bytes > MAX_KEY_OR_HEADER_BYTES {
             return Err(format!(
                 "the {name} has {bytes} bytes; {MAX_KEY_OR_HEADER_BYTES} are the most"
             ));
         }
     }
-    let bytes = (header + entry.content.len()) as u64;
-    if bytes > options.max_entry_bytes {
-        let most = options.max_entry_bytes;
-        return Err(format!("{bytes} bytes, {most} are the most; raise --max-segment-bytes"));
+    match &line {
+        Imported::Entry { content, .. } => {
+            let (bytes, most) = ((behind + content.len()) as u64, options.max_entry_bytes);
+            if bytes > most {
+                return Err(format!(
+                    "{bytes} bytes, {most} are the most; raise --max-segment-bytes"
+                ));
+            }
+        }
+        Imported::Key { own, .. } => {
+            let check = own.retention.map_or(Ok(()), |retention| retention.validate(options));
+            check.map_err(|error| error.to_string())?;
+        }
     }
-    Ok(entry)
+    Ok(line)
 }
 
 fn from_lines(args: &Import) -> Result<Done, Failure> {
@@ -186,20 +154,29 @@ fn from_lines(args: &Import) -> Result<Done, Failure> {
     let checked = if is_file { Some(check_lines(args, limit, &options)?) } else { None };
     let mut lines = Lines::open(args, limit)?;
     open::or_create(&args.dir, options.clone(), |wal| {
-        let mut target = Target::new(wal, args.append);
+        let mut target = Target::new(wal, args);
         let mut total = 0;
-        if let Some((keys, entries)) = checked {
-            keys.iter().try_for_each(|key| target.meet(key)).map_err(nothing_imported)?;
-            total = entries;
+        if let Some((keys, lines)) = checked {
+            for (key, own) in &keys {
+                let met = target.meet(key);
+                let fits =
+                    met.and_then(|()| own.as_ref().map_or(Ok(false), |own| target.has(key, own)));
+                fits.map_err(nothing_imported)?;
+            }
+            total = lines;
         }
         let mut rejects = args.rejects.as_deref().map(Rejects::create).transpose()?;
-        let progress = Progress::new("entries", total);
-        while let Some(parsed) =
-            lines.next(&options).map_err(|failure| target.stopped(failure, &lines))?
+        let progress = Progress::new("lines", total);
+        while let Some(parsed) = lines
+            .next(&options)
+            .map_err(|failure| target.stopped(failure, Some(lines.number.max(1))))?
         {
             progress.step(1);
             let result = match (parsed, &mut rejects) {
-                (Ok(entry), _) => target.append(&entry.key, entry.header, &entry.content),
+                (Ok(Imported::Entry { key, header, content }), _) => {
+                    target.append(&key, header, &content)
+                }
+                (Ok(Imported::Key { key, own }), _) => target.create(&key, own),
                 (Err(what), None) => Err(lines.bad(&what)),
                 (Err(what), Some(rejects)) => {
                     lines.bad(&what).report();
@@ -207,7 +184,7 @@ fn from_lines(args: &Import) -> Result<Done, Failure> {
                     rejects.add(&lines.line)
                 }
             };
-            result.map_err(|failure| target.stopped(failure, &lines))?;
+            result.map_err(|failure| target.stopped(failure, Some(lines.number.max(1))))?;
         }
         if let Some(rejects) = rejects {
             rejects.finish()?;
@@ -216,39 +193,45 @@ fn from_lines(args: &Import) -> Result<Done, Failure> {
     })
 }
 
-impl Target<'_> {
-    /// A failure, with what has been imported and how to go on.
-    fn stopped(&self, failure: Failure, lines: &Lines<'_>) -> Failure {
-        let entries = counted(self.done.entries, "entry was", "entries were");
-        let from = lines.number.max(1);
-        failure.context(format!("{entries} imported; go on with --append --from-line {from}: "))
-    }
-}
-
 fn nothing_imported(failure: Failure) -> Failure {
     failure.context("nothing was imported: ")
 }
 
-/// Reads the whole file: its keys, and the number of its entries.
+/// Keys, and what each is to have of its own, if there is a line that says so.
+type KeysOfLines = BTreeMap<Vec<u8>, Option<KeyOptions>>;
+
+/// Reads the whole file: its keys, and the number of its lines.
 fn check_lines(
     args: &Import,
     limit: u64,
     options: &WalOptions,
-) -> Result<(BTreeSet<Vec<u8>>, u64), Failure> {
+) -> Result<(KeysOfLines, u64), Failure> {
     let mut lines = Lines::open(args, limit)?;
-    let mut keys = BTreeSet::new();
-    let mut entries = 0;
+    let mut keys = KeysOfLines::new();
+    let mut total = 0;
     while let Some(parsed) = lines.next(options).map_err(nothing_imported)? {
+        total += 1;
         match parsed {
-            Ok(entry) => {
-                entries += 1;
-                keys.insert(entry.key);
+            Ok(Imported::Entry { key, .. }) => {
+                keys.entry(key).or_default();
             }
+            Ok(Imported::Key { key, own }) => match keys.entry(key) {
+                btree_map::Entry::Vacant(new) => {
+                    new.insert(Some(own));
+                }
+                btree_map::Entry::Occupied(known) if known.get().as_ref() == Some(&own) => {}
+                btree_map::Entry::Occupied(known) => {
+                    let key = show_key(known.key());
+                    return Err(nothing_imported(lines.bad(&format!(
+                        "what {key} has of its own has to come once, and before its entries"
+                    ))));
+                }
+            },
             Err(_) if args.rejects.is_some() => {}
             Err(what) => return Err(nothing_imported(lines.bad(&what))),
         }
     }
-    Ok((keys, entries))
+    Ok((keys, total))
 }
 
 /// Lines that are no entries, byte for byte.
@@ -286,8 +269,8 @@ fn from_nano_wal(args: &Import, source: &Path) -> Result<Done, Failure> {
     for segment in &found.segments {
         let rest = segment.read(&mut |header, content| {
             total += 1;
-            let entry = Imported { key: segment.key.clone(), header, content };
-            check_sizes(entry, &options).map(drop).map_err(|what| {
+            let entry = Imported::Entry { key: segment.key.clone(), header, content };
+            check(entry, &options).map(drop).map_err(|what| {
                 nothing_imported(Failure::error(format!("{}: {what}", segment.path.display())))
             })
         })?;
@@ -297,7 +280,7 @@ fn from_nano_wal(args: &Import, source: &Path) -> Result<Done, Failure> {
         }
     }
     open::or_create(&args.dir, options, |wal| {
-        let mut target = Target::new(wal, args.append);
+        let mut target = Target::new(wal, args);
         for segment in &found.segments {
             target.meet(&segment.key).map_err(nothing_imported)?;
         }
@@ -307,10 +290,7 @@ fn from_nano_wal(args: &Import, source: &Path) -> Result<Done, Failure> {
                 progress.step(1);
                 target.append(&segment.key, header, &content)
             });
-            read.map_err(|failure| {
-                let entries = counted(target.done.entries, "entry was", "entries were");
-                failure.context(format!("{entries} imported, then: "))
-            })?;
+            read.map_err(|failure| target.stopped(failure, None))?;
         }
         target.done.unreadable = unreadable;
         Ok(target.done)

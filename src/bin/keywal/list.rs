@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use keywal::{Entry, Key, Keys, WalError, WalReader};
+use keywal::{Entry, Key, KeyOptions, Keys, WalError, WalReader};
 use serde::Serialize;
 
 use crate::args::Ls;
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe, say};
+use crate::retention::{self, Limits};
 use crate::text::{counted, show_key};
 use crate::{open, times};
 
@@ -26,6 +27,13 @@ struct Row {
     /// Of the oldest and the newest entry; none if there is none, or if it cannot be read.
     first_time: Option<String>,
     last_time: Option<String>,
+    /// Of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<Limits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
 }
@@ -57,8 +65,8 @@ fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Fai
     if !json {
         writeln!(
             out,
-            "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} KEY",
-            "SEGMENTS", "ENTRIES", "BYTES", "FIRST", "NEXT", "FIRST TIME", "LAST TIME"
+            "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} {:9} KEY",
+            "SEGMENTS", "ENTRIES", "BYTES", "FIRST", "NEXT", "FIRST TIME", "LAST TIME", "RETENTION"
         )?;
     }
     for key in keys {
@@ -68,9 +76,10 @@ fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Fai
             print_json(out, &row)?;
         } else {
             let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+            let retention = row.retention.map(|limits| retention::show(&limits.into()));
             writeln!(
                 out,
-                "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} {}",
+                "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} {:9} {}",
                 row.segments,
                 row.entries,
                 row.bytes,
@@ -78,6 +87,7 @@ fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Fai
                 row.next_index,
                 time(&row.first_time),
                 time(&row.last_time),
+                time(&retention),
                 show_key(&key)
             )?;
         }
@@ -118,6 +128,13 @@ impl Row {
         let shown = |entry: Option<Entry>| entry.map(|entry| times::show(entry.timestamp_ms));
         let first_time = time(false).map(shown)?;
         let last_time = time(true).map(shown)?;
+        let own = own(log, key).or_else(|error| match error {
+            // Which has been noted.
+            WalError::Corrupted { .. } => Ok(KeyOptions::default()),
+            error => Err(error),
+        })?;
+        let metadata = Some(&own.metadata[..]).filter(|metadata| !metadata.is_empty());
+        let (metadata, metadata_base64) = text_or_base64(metadata);
         let (key, key_base64) = text_or_base64(Some(key));
         Ok(Self {
             key,
@@ -129,9 +146,19 @@ impl Row {
             next_index,
             first_time,
             last_time,
+            retention: own.retention.map(Limits::from),
+            metadata,
+            metadata_base64,
             damage,
         })
     }
+}
+
+/// What a key has of its own.
+pub fn own(log: &WalReader, key: &[u8]) -> Result<KeyOptions, WalError> {
+    let mut own = KeyOptions::default().metadata(log.key_metadata(key)?.unwrap_or_default());
+    own.retention = log.retention(key)?;
+    Ok(own)
 }
 
 fn segments(
@@ -180,12 +207,15 @@ fn segments(
     Ok(Outcome::Done)
 }
 
-/// All keys in the order of their bytes, and how many cannot be told. Says so if there are any.
+/// All keys in the order of their bytes, and how many cannot be listed. Says so if there are any.
 pub fn sorted(keys: Keys) -> (Vec<Key>, usize) {
     let unreadable = keys.unreadable();
     if unreadable > 0 {
         let keys = counted(unreadable as u64, "key", "keys");
-        say(format!("{keys} cannot be told: the newest file is damaged, or of a newer format"));
+        say(format!(
+            "{keys} cannot be listed: the newest file, which names the key, is damaged or of a newer format; \
+             `keywal verify` says which"
+        ));
     }
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
@@ -193,5 +223,5 @@ pub fn sorted(keys: Keys) -> (Vec<Key>, usize) {
 }
 
 pub fn no_such_key(key: &[u8]) -> Failure {
-    Failure::error(format!("there is no key {}", show_key(key)))
+    Failure::error(format!("there is no key {}; `keywal ls` lists the keys", show_key(key)))
 }

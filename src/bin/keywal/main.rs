@@ -19,6 +19,8 @@ mod open;
 mod progress;
 mod read;
 mod repair;
+mod retention;
+mod target;
 mod text;
 mod times;
 
@@ -59,6 +61,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<Outcome, Failure> {
         Command::Verify(args) => check::verify(&args, out),
         Command::Repair(args) => repair::run(&args, out),
         Command::Compact(args) => drops::compact(&args, out),
+        Command::Retention(args) => retention::run(&args, out),
         Command::Remove(args) => drops::remove(&args, out),
         Command::Destroy(args) => drops::destroy(&args, out),
         Command::Export(args) => export::run(&args, out),

@@ -7,6 +7,7 @@ use std::path::Path;
 use keywal::{Wal, WalOptions, WalReader};
 
 use crate::failure::{Failure, say};
+use crate::progress::Progress;
 
 /// The file that every directory of keywal's has.
 const META_NAME: &str = "META";
@@ -54,10 +55,17 @@ fn with<T>(
     work: impl FnOnce(&Wal) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     options.validate().map_err(|error| Failure::usage(error.to_string()))?;
-    let wal = Wal::new(dir, options)?;
+    let wal = {
+        // After a crash of a program with many keys.
+        let _progress = Progress::waiting("opening the log");
+        Wal::new(dir, options)?
+    };
     let result = work(&wal);
     // Leaves a log that was closed cleanly as one, so that its end stays proven.
-    let closed = wal.shutdown().map_err(Failure::from);
+    let closed = {
+        let _progress = Progress::waiting("closing the log");
+        wal.shutdown().map_err(Failure::from)
+    };
     match (result, closed) {
         (Ok(done), closed) => closed.map(|()| done),
         (Err(failure), Ok(())) => Err(failure),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::ops::Bound;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keywal::{Entries, Entry, WalError, WalReader};
 
@@ -13,8 +13,11 @@ use crate::list::no_such_key;
 use crate::open;
 use crate::text::{counted, show_key};
 
-/// How often a log that is followed is looked at.
+/// How often a log that is followed is looked at. A watch would not do: what is appended goes to the journal, which
+/// is a mapped file, and the file system tells nobody of stores to memory.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+/// How much longer than a look the pause before the next is at least: with very many files a look is long.
+const PAUSE_FACTOR: u32 = 9;
 
 pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
@@ -57,11 +60,15 @@ fn follow(
     let mut next = end(&log)?;
     // Damage at the end is met each time, and said once.
     let mut said = String::new();
+    let mut look = Duration::ZERO;
     loop {
         out.flush()?;
-        thread::sleep(FOLLOW_INTERVAL);
+        thread::sleep(FOLLOW_INTERVAL.max(look * PAUSE_FACTOR));
         let mut explained = false;
-        for entry in log.entries_from(key, next)? {
+        let started = Instant::now();
+        let entries = log.entries_from(key, next)?;
+        look = started.elapsed();
+        for entry in entries {
             match entry {
                 Ok(entry) => {
                     if entry.index > next && !explained {
@@ -100,7 +107,11 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
         (None, Some(key), Some(index)) => {
             entries_of(log, key)?;
             log.get(key, index)?.ok_or_else(|| {
-                Failure::error(format!("{} has no entry {index} yet", show_key(key)))
+                let next = log.next_index(key).unwrap_or(0);
+                Failure::error(format!(
+                    "{} has no entry {index} yet: the next one will be {next}",
+                    show_key(key)
+                ))
             })?
         }
         _ => return Err(Failure::usage("give a key and an index, or --ref")),

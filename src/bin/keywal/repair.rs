@@ -77,7 +77,9 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
         writeln!(out, "{}: nothing to repair: no key's end is damaged", args.dir.display())?;
     }
     if done.unreadable_keys > 0 {
-        say("keys that cannot be told are left alone: restore their files, or move them away");
+        say(
+            "keys that cannot be listed are left alone: restore their files from a snapshot, or move them away",
+        );
     }
     Ok(Outcome::of(done.unreadable_keys > 0))
 }

@@ -48,6 +48,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration.map_err(|()| "give a duration such as 500ms, 10s, 2h, 7d or 2w".into())
 }
 
+/// Milliseconds as a duration that [`parse_duration`] has back, in the largest unit that suits.
+pub fn show_duration(ms: u64) -> String {
+    let units = [("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000)];
+    let unit = units.into_iter().find(|(_, unit)| ms >= *unit && ms % unit == 0);
+    unit.map_or_else(|| format!("{ms}ms"), |(name, unit)| format!("{}{name}", ms / unit))
+}
+
 fn parse_signed(text: &str) -> Result<SignedDuration, ()> {
     let span: Span = text.parse().map_err(drop)?;
     span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(drop)
@@ -74,6 +81,18 @@ mod tests {
         assert!((3_590_000..=3_610_000).contains(&(now - before)), "{before} {now}");
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2w"), Ok(Duration::from_secs(14 * 24 * 60 * 60)));
+        for (ms, shown) in [
+            (0, "0ms"),
+            (1_500, "1500ms"),
+            (90_000, "90s"),
+            (60_000, "1m"),
+            (5_400_000, "90m"),
+            (7_200_000, "2h"),
+            (7 * 86_400_000, "7d"),
+        ] {
+            assert_eq!(show_duration(ms), shown);
+            assert_eq!(parse_duration(shown), Ok(Duration::from_millis(ms)));
+        }
         for text in ["", "yesterday", "12", "-1h", "1y", "1969-12-31T00:00:00Z"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
