@@ -41,11 +41,13 @@ const FILL_BYTES: usize = 4096;
 const MAX_BODY_BYTES: u64 = 64 << 10;
 /// No position.
 pub(crate) const NOWHERE: u64 = u64::MAX;
+/// That of the piece before.
+pub(crate) const PIECE_BEFORE: u64 = u64::MAX - 1;
 
 /// A record to append, and what goes behind its header.
 pub(crate) struct Piece<'a> {
     pub(crate) record: Record,
-    /// Position of the segment's record before this one, or [`NOWHERE`].
+    /// Position of the segment's record before this one, or [`NOWHERE`], or [`PIECE_BEFORE`].
     pub(crate) previous: u64,
     pub(crate) parts: &'a [&'a [u8]],
 }
@@ -304,9 +306,11 @@ impl Ring {
             return Ok(Outcome::NotAllowed);
         }
         let tail = state.tail;
-        let headers = pieces.iter().scan(state.head, |position, piece| {
-            let header = self.header(tail, piece, *position);
-            *position = header.next();
+        let start = (state.head, NOWHERE);
+        let headers = pieces.iter().scan(start, |(position, before), piece| {
+            let previous = if piece.previous == PIECE_BEFORE { *before } else { piece.previous };
+            let header = self.header(tail, piece.record, previous, *position);
+            (*position, *before) = (header.next(), header.position);
             Some(header)
         });
         for (header, piece) in headers.clone().zip(pieces) {
@@ -344,13 +348,13 @@ impl Ring {
         }
     }
 
-    fn header(&self, tail: u64, piece: &Piece<'_>, position: u64) -> RecordHeader {
+    fn header(&self, tail: u64, record: Record, previous: u64, position: u64) -> RecordHeader {
         let back = |to: u64| u32::try_from(position.saturating_sub(to)).unwrap_or(u32::MAX);
         RecordHeader {
-            record: piece.record,
+            record,
             position,
             epoch: self.epoch,
-            back: if piece.previous == NOWHERE { 0 } else { back(piece.previous) },
+            back: if previous == NOWHERE { 0 } else { back(previous) },
             tail_back: back(tail),
             durable_back: back(self.gate.durable()),
         }

@@ -1,5 +1,6 @@
 //! What all streams of a directory share: the directory itself, the open files, `META`, the clock.
 
+mod carry;
 mod damage;
 mod upkeep;
 

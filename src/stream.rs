@@ -323,19 +323,15 @@ impl Stream {
         if let Some(segment) = store.files.get(self.id(writer.newest)) {
             return Ok(segment);
         }
-        loop {
-            store.make_room_for_file();
-            let Some(segment) = self.newest(store)? else { return Err(WalError::Expired) };
-            if store.files.get(segment.id).is_some_and(|cached| Arc::ptr_eq(&cached, &segment)) {
-                return Ok(segment);
-            }
-            // Others took the room.
-            let catalog = self.catalog();
-            if store.files.get(segment.id).is_none() {
-                store.files.insert_writable(&segment);
-            }
-            drop(catalog);
+        store.make_room_for_file();
+        let Some(segment) = self.newest(store)? else { return Err(WalError::Expired) };
+        let _catalog = self.catalog();
+        if let Some(cached) = store.files.get(segment.id) {
+            return Ok(cached);
         }
+        // Others took the room.
+        store.files.insert_writable(&segment);
+        Ok(segment)
     }
 
     /// Makes everything that was appended survive power loss. The stream must be loaded.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{Durability, SizeLimit, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
@@ -468,4 +468,45 @@ fn forged_records_have_the_checksums_of_the_specification() {
         forge::reseal_journal(&mut spoilt, u64::from_le_bytes(directory_id));
         assert!(spoilt == journal, "byte {at}");
     }
+}
+
+/// The file of such a segment cannot be trusted any more, whatever is synced later; its key takes no entries.
+#[test]
+fn what_was_promised_of_a_segment_that_cannot_be_synced_goes_round_with_the_journal() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    wal.append_many([("broken", None, Bytes::from("1")), ("other", None, Bytes::from("0"))], true)
+        .unwrap();
+    sim.inject(Fault {
+        call: CallKind::SyncData,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: false,
+        name_contains: Some("broken".to_owned()),
+    });
+    for number in 0..200 {
+        let content = Bytes::from(number.to_string());
+        wal.append_entry("busy", None, content.clone(), true).unwrap();
+        // Only the journal can take this, and the removal.
+        wal.append_many([("many", None, content.clone()), ("more", None, content)], true).unwrap();
+        if number % 50 == 7 {
+            wal.remove_key("more").unwrap();
+        }
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    let refused = wal.append_entry("broken", None, "2", false);
+    assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+    let reopen = |sim: SimDir| {
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        assert_eq!(contents(&wal, "broken"), numbers(2));
+        assert_eq!(contents(&wal, "other"), numbers(1));
+        assert_eq!(contents(&wal, "many"), numbers(200));
+        wal.append_entry("broken", None, "2", true).unwrap();
+    };
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, _| {
+        reopen(SimDir::from_image(image, 3));
+    });
+    reopen(sim.after_kill());
 }

@@ -94,7 +94,8 @@ fn an_idle_key_is_small() {
     const SEGMENTS: usize = 10;
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    let options = WalOptions::default().journal_bytes(4096).clock(clock.clone()).max_open_files(4);
+    let options =
+        WalOptions::default().journal_bytes(16_384).clock(clock.clone()).max_open_files(4);
     let window = options.entry_retention / options.segments_per_retention_period;
     let fill = |wal: &Wal, entries: usize| {
         for _ in 0..SEGMENTS {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 
-use crate::format::RecordHeader;
+use crate::format::{Body, RecordHeader};
 use crate::fs::{File, Mapping, len_u64, write_full};
 use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -164,11 +164,16 @@ impl Pending {
         self.ring.is_dead() && self.together.load(Ordering::Acquire) > self.ring.durable()
     }
 
-    /// The records of frames behind `applied`, newest first.
+    /// The records of frames behind the offset `applied`, newest first.
     fn unsettled(&self, applied: u32) -> io::Result<Vec<RecordHeader>> {
+        self.records(applied, 0)
+    }
+
+    /// As [`Self::unsettled`], from a position of the journal on.
+    fn records(&self, applied: u32, from: u64) -> io::Result<Vec<RecordHeader>> {
         let mut records = Vec::new();
         let mut position = self.previous();
-        while position != NOWHERE {
+        while position != NOWHERE && position >= from {
             let header = self.ring.header_at(position)?;
             if header.record.end() <= u64::from(applied) {
                 break;
@@ -180,6 +185,47 @@ impl Pending {
             position = position.saturating_sub(u64::from(header.back));
         }
         Ok(records)
+    }
+
+    /// The records of what the file has not durably, which it has up to `durable`, oldest first, with their
+    /// bodies.
+    pub(crate) fn not_durable(&self, durable: u64) -> io::Result<Vec<(RecordHeader, Vec<u8>)>> {
+        let dirty = self.dirty.load(Ordering::Acquire);
+        let mut records = self.records(crate::scan::reach(durable), dirty)?;
+        let created = self.created.load(Ordering::Acquire);
+        if created != NOWHERE && created >= dirty {
+            let header = self.ring.header_at(created)?;
+            records.extend(Some(header).filter(|header| header.record.end() > durable));
+        }
+        records.reverse();
+        let with_body = |header: RecordHeader| {
+            let bytes = usize::try_from(header.record.body_bytes).unwrap_or(usize::MAX);
+            let mut body = vec![0; bytes];
+            load_body(&self.ring, &header, &mut body)?;
+            Ok((header, body))
+        };
+        records.into_iter().map(with_body).collect()
+    }
+
+    /// Whether nothing that the file's sync does not cover is in the journal before this position.
+    pub(crate) fn is_dirty_from(&self, position: u64) -> bool {
+        self.dirty.load(Ordering::Acquire) >= position
+    }
+
+    /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more.
+    /// Called before anybody can see the record.
+    pub(crate) fn note_carried(&self, header: &RecordHeader, first: bool) {
+        if first {
+            self.dirty.store(header.position, Ordering::Release);
+        }
+        if self.is_settled() {
+            self.settled.fetch_max(header.next(), Ordering::AcqRel);
+        }
+        self.next.store(header.next(), Ordering::Release);
+        match header.record.body {
+            Body::Created => self.created.store(header.position, Ordering::Release),
+            _ => self.last.store(header.position, Ordering::Release),
+        }
     }
 
     /// Copies bytes from `offset` on, which is not in the file, out of the journal; 0 if it is in neither.

@@ -340,7 +340,7 @@ impl Store {
         loop {
             match ring.retire(to, &checked, names) {
                 Retired::First(segments) => {
-                    self.each(&segments, |id| self.secure(*id, to))?;
+                    self.each(&segments, |id| self.secure(ring, *id, to))?;
                     checked.extend(segments);
                 }
                 Retired::Names(promised) => {
@@ -366,19 +366,21 @@ impl Store {
         Ok(())
     }
 
-    /// Makes durable in its file what a segment has in the journal before `to`.
-    fn secure(&self, id: SegmentId, to: u64) -> Result<()> {
+    /// Makes durable in its file, or else once more in the journal, what a segment has there before `to`.
+    fn secure(&self, ring: &Ring, id: SegmentId, to: u64) -> Result<()> {
         let Some(segment) = self.files.get(id) else { return Ok(()) };
-        let kept = |segment: &Segment| {
-            let pending = segment.pending();
-            pending.is_some_and(|pending| pending.has_the_rest(to, segment.durable_in_file()))
-        };
-        if segment.is_dirty() && !kept(&segment) {
+        let Some(pending) = segment.pending() else { return Ok(()) };
+        if !segment.is_dirty() || pending.has_the_rest(to, segment.durable_in_file()) {
+            return Ok(());
+        }
+        if !segment.is_poisoned() {
             let synced = segment.sync_bytes(segment.file_end(), &self.counters);
             self.watch.changed(id.key_hash);
-            synced?;
+            if synced.is_ok() || !segment.is_poisoned() {
+                return synced;
+            }
         }
-        Ok(())
+        if pending.is_dirty_from(to) { Ok(()) } else { self.carry(ring, &segment) }
     }
 
     // ---- durability ----
@@ -392,7 +394,7 @@ impl Store {
         ring.promise(promise, mark, |tail| self.is_allowed(segment, end, tail)).then_some(mark)
     }
 
-    fn promise_of(&self, segment: &Segment) -> Promise {
+    pub(super) fn promise_of(&self, segment: &Segment) -> Promise {
         segment.note_promise();
         Promise { segment: segment.id, name: !self.name_is_durable(segment) }
     }

@@ -1,0 +1,58 @@
+//! Keeping what was promised of a segment that cannot be synced any more.
+
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use super::Store;
+use crate::error::{Result, WalError};
+use crate::format::{Body, Record};
+use crate::ring::{NOWHERE, Outcome, PIECE_BEFORE, Piece, Ring};
+use crate::segment::Segment;
+
+impl Store {
+    /// Appends to the journal once more what it has of a segment whose sync failed, so that it can use the
+    /// space of the older records again. Recovery writes them to the file anew, as if they were the first ones.
+    ///
+    /// Such a segment takes no more entries, so this is the same each time the journal comes round.
+    pub(super) fn carry(&self, ring: &Ring, segment: &Segment) -> Result<()> {
+        let Some(pending) = segment.pending() else { return Ok(()) };
+        loop {
+            let newest = pending.previous();
+            let records = pending
+                .not_durable(segment.durable_in_file())
+                .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
+            let parts: Vec<[&[u8]; 1]> =
+                records.iter().map(|(_, body)| [body.as_slice()]).collect();
+            let mut previous = NOWHERE;
+            let mut pieces = Vec::with_capacity(records.len());
+            for ((header, _), parts) in records.iter().zip(&parts) {
+                // Those it was recovered together with have left the journal.
+                let record = Record { continues: false, ..header.record };
+                pieces.push(Piece { record, previous, parts });
+                if record.body == Body::Frames {
+                    previous = PIECE_BEFORE;
+                }
+            }
+            let promise = [self.promise_of(segment)];
+            let unchanged = |_| pending.previous() == newest;
+            let placed = |at: usize, header: &_| {
+                pending.note_carried(header, at == 0);
+                false
+            };
+            match ring.append(&pieces, (&promise, &unchanged), placed) {
+                Ok(Outcome::Appended) => return Ok(()),
+                // An append was on its way when the sync failed.
+                Ok(Outcome::NotAllowed) => {}
+                Ok(Outcome::NoRoom) => return Err(segment.poisoned()),
+                Err(source) => {
+                    return Err(WalError::io(&ring.path, "write to the journal", source));
+                }
+            }
+        }
+    }
+}
