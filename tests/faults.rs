@@ -305,7 +305,12 @@ fn play(workload: &Workload<'_>, case: &Case, counts: &Counts) -> Check {
             opened.map_err(|error| format!("cannot be opened again: {error}: {error:?}"))?;
         }
         if std::env::var_os("KEYWAL_FAULT").is_some() {
-            println!("{}: {result_text}; {:?}", what(), &run.sim.trace()[run.start..]);
+            println!(
+                "{}: {result_text}; from {}: {:?}",
+                what(),
+                run.start,
+                &run.sim.trace()[run.start..]
+            );
         }
         if at >= case.op {
             let wanted = format!("after {} (operation {at})", what());

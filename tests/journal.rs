@@ -510,3 +510,35 @@ fn what_was_promised_of_a_segment_that_cannot_be_synced_goes_round_with_the_jour
     });
     reopen(sim.after_kill());
 }
+
+/// What the journal still has then must not be taken for done.
+#[test]
+fn a_directory_with_a_segment_that_could_not_be_synced_is_not_closed_cleanly() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384).max_segment_bytes(4096);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    let contents_of = |wal: &Wal| contents(wal, "k").len();
+    for _ in 0..4 {
+        // Two segments.
+        wal.append_entry("k", None, "x".repeat(1200), true).unwrap();
+    }
+    sim.inject(Fault {
+        call: CallKind::SyncData,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: false,
+        name_contains: Some("k-".to_owned()),
+    });
+    for _ in 0..200 {
+        wal.append_entry("busy", None, "x", true).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    let refused = wal.shutdown();
+    assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+    drop(wal);
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, _| {
+        let wal = Wal::open_in(Arc::new(SimDir::from_image(image, 3)), options()).unwrap();
+        assert!(!wal.recovery_report().clean);
+        assert_eq!(contents_of(&wal), 4);
+    });
+}

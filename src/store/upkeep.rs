@@ -314,7 +314,9 @@ impl Store {
         let Some(ring) = &self.ring else { return Ok(()) };
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = self.move_on(ring, ring.head())?;
-        self.retire(ring, moved)
+        self.retire(ring, moved)?;
+        // What was promised of such a segment is in the journal still.
+        self.files.poisoned().first().map_or(Ok(()), |segment| Err(segment.poisoned()))
     }
 
     /// Writes the records before `through`, and what else their segments have in the journal, to the
