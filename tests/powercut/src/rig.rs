@@ -32,6 +32,8 @@ pub struct FileSystem {
     mkfs: &'static [&'static str],
     /// Mount options that make a difference to what a power cut leaves.
     pub options: &'static [&'static str],
+    /// Takes nothing more once the disk has failed a write of its own.
+    pub shuts_down: bool,
 }
 
 pub const EXT4: FileSystem = FileSystem {
@@ -49,6 +51,7 @@ pub const EXT4: FileSystem = FileSystem {
         "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
     ],
     options: &["data=ordered", "nodelalloc", "data=writeback", "data=journal"],
+    shuts_down: false,
 };
 
 /// Larger sectors: XFS does not replay changes to a block whose first sector says that it has them, so
@@ -59,6 +62,7 @@ pub const XFS: FileSystem = FileSystem {
     sector_bytes: 4096,
     mkfs: &["-q", "-f", "-K"],
     options: &["nouuid"],
+    shuts_down: true,
 };
 
 pub struct Rig {
