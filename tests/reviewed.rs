@@ -954,3 +954,21 @@ fn a_name_that_only_the_journal_has_is_not_enough_for_bytes_that_only_the_file_h
     let next = wal.append_entry("k", None, vec![7; 2_000], false);
     assert!(matches!(next, Err(WalError::Poisoned { .. })), "a segment is begun: {next:?}");
 }
+
+/// A key whose file had been closed unsynced, and was opened again while others were synced, was in neither of
+/// the lists of what there is to sync.
+#[test]
+fn a_sync_of_all_keys_does_not_miss_one_that_is_opened_meanwhile() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "later-");
+    let options = options().journal_bytes(0).max_open_files(1);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+    append(&wal, "k", 1);
+    append(&wal, "later", 1);
+    assert_eq!((wal.stats().open_files, wal.health().unsynced_keys), (1, 2));
+    let other = Arc::clone(&wal);
+    dir.before_sync(move || append(&other, "k", 1));
+    wal.sync().unwrap();
+    let wal = open_with(&boot(&sim.durable_image()), journal());
+    assert!(wal.next_index("k").unwrap() >= 1);
+}

@@ -468,11 +468,10 @@ impl Store {
         });
     }
 
-    /// Makes everything that was appended survive power loss.
-    pub(crate) fn sync_all(&self) -> Result<()> {
-        let dirty = self.files.dirty();
-        let result = self.sync_segments(&dirty);
-        for segment in &dirty {
+    /// Makes these segments survive power loss, and the names of all.
+    pub(crate) fn sync_open(&self, dirty: &[Arc<Segment>]) -> Result<()> {
+        let result = self.sync_segments(dirty);
+        for segment in dirty {
             self.watch.changed(segment.id.key_hash);
         }
         result
