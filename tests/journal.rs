@@ -510,3 +510,40 @@ fn what_was_promised_of_a_segment_that_cannot_be_synced_goes_round_with_the_jour
     });
     reopen(sim.after_kill());
 }
+
+/// The sync of the file of `broken` fails, once.
+fn break_its_sync(sim: &SimDir) {
+    sim.inject(Fault {
+        call: CallKind::SyncData,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: false,
+        name_contains: Some("broken".to_owned()),
+    });
+}
+
+/// Recovery could find the record that names the new start of the journal, and not what had gone round before it.
+#[test]
+fn what_goes_round_is_durable_before_the_journal_starts_behind_what_it_was_copied_from() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    break_its_sync(&sim);
+    // Not `Disk`: nothing syncs the journal but its own upkeep.
+    for lap in 0..3 {
+        let began = sim.trace_len();
+        for _ in 0..200 {
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        let budget = CrashBudget { exhaustive_bits: 6, samples: 24, ..CrashBudget::default() };
+        for at in began..=sim.trace_len() {
+            sim.crash_images(at, &budget, &mut |image, choice| {
+                let sim = SimDir::from_image(image, 3);
+                let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+                assert_eq!(contents(&wal, "broken"), numbers(1), "lap {lap}, {choice}");
+            });
+        }
+    }
+}

@@ -9,6 +9,7 @@
 )]
 
 use super::Store;
+use super::upkeep::sync_journal;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record};
 use crate::ring::{NOWHERE, Outcome, PIECE_BEFORE, Piece, Ring};
@@ -18,7 +19,9 @@ impl Store {
     /// Appends to the journal once more what it has of a segment whose sync failed, so that it can use the
     /// space of the older records again. Recovery writes them to the file anew, as if they were the first ones.
     ///
-    /// Such a segment takes no more entries, so this is the same each time the journal comes round.
+    /// Such a segment takes no more entries, so this is the same each time the journal comes round. What is
+    /// carried survives power loss when this returns: the next record may already say that the journal starts
+    /// behind the older ones, and may be all that a power cut leaves.
     pub(super) fn carry(&self, ring: &Ring, segment: &Segment) -> Result<()> {
         let Some(pending) = segment.pending() else { return Ok(()) };
         loop {
@@ -45,7 +48,7 @@ impl Store {
                 false
             };
             match ring.append(&pieces, (&promise, &unchanged), placed) {
-                Ok(Outcome::Appended) => return Ok(()),
+                Ok(Outcome::Appended) => return sync_journal(ring, pending.next()),
                 // An append was on its way when the sync failed.
                 Ok(Outcome::NotAllowed) => {}
                 Ok(Outcome::NoRoom) => return Err(segment.poisoned()),

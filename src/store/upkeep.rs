@@ -535,7 +535,7 @@ fn name_tail(ring: &Ring) -> Result<bool> {
     Ok(outcome == Outcome::Appended)
 }
 
-fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
+pub(super) fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
     ring.wait_durable(mark).map_err(|error| match error {
         SyncError::Failed(source) => sync_error(ring, source),
         SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },
