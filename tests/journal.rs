@@ -547,3 +547,22 @@ fn what_goes_round_is_durable_before_the_journal_starts_behind_what_it_was_copie
         }
     }
 }
+
+/// What a segment got past the journal made the journal forget where the file's header stands in it: the file had
+/// none, and what was promised of it could not be written anywhere.
+#[test]
+fn the_header_of_a_segment_that_cannot_be_synced_goes_round_too() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    wal.append_entry("broken", None, vec![b'x'; 10_000], false).unwrap();
+    break_its_sync(&sim);
+    for _ in 0..300 {
+        wal.append_entry("busy", None, "x", true).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    let sim = SimDir::from_image(&sim.durable_image(), 3);
+    let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+    assert_eq!(contents(&wal, "broken"), numbers(1));
+}

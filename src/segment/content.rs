@@ -76,9 +76,10 @@ pub(crate) struct Pending {
     dirty: AtomicU64,
     /// Bytes before this offset may have been written to the file without the journal.
     direct: AtomicU32,
-    /// Position of the record of the segment's creation. `NOWHERE`: there is none, or with it alone the
-    /// file could not be made again, because the journal never had all that is in it.
+    /// Position of the record of the segment's creation, or `NOWHERE`.
     created: AtomicU64,
+    /// The journal had all that is in the file: from that record on, the file could be made again.
+    whole: AtomicBool,
     /// The file has all records before this position.
     settled: AtomicU64,
     /// The journal has to be durable up to this position before the file gets anything of it: what belongs
@@ -117,12 +118,13 @@ impl Pending {
     /// whatever was written to the file alone, durable or not.
     pub(crate) fn has_the_name(&self, tail: u64) -> bool {
         let created = self.created.load(Ordering::Acquire);
-        created != NOWHERE && created >= tail
+        self.whole.load(Ordering::Acquire) && created != NOWHERE && created >= tail
     }
 
     /// Notes the record of the creation. Called before anybody can see the record.
     pub(crate) fn note_created(&self, header: &RecordHeader) {
         self.created.store(header.position, Ordering::Release);
+        self.whole.store(true, Ordering::Release);
         self.direct.store(0, Ordering::Release);
         self.dirty.store(header.position, Ordering::Release);
         self.next.store(header.next(), Ordering::Release);
@@ -262,6 +264,7 @@ impl Content {
             dirty: AtomicU64::new(0),
             direct: AtomicU32::new(0),
             created: AtomicU64::new(NOWHERE),
+            whole: AtomicBool::new(false),
             settled: AtomicU64::new(0),
             together: AtomicU64::new(0),
             waits: AtomicBool::new(false),
@@ -288,7 +291,7 @@ impl Content {
     /// Notes that bytes up to `end` were written to the file itself.
     pub(crate) fn wrote(&self, end: u32) {
         if let Some(pending) = &self.pending {
-            pending.created.store(NOWHERE, Ordering::Release);
+            pending.whole.store(false, Ordering::Release);
             pending.direct.store(end, Ordering::Release);
             pending.applied.store(end, Ordering::Release);
         }
