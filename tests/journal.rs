@@ -566,3 +566,32 @@ fn the_header_of_a_segment_that_cannot_be_synced_goes_round_too() {
     let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
     assert_eq!(contents(&wal, "broken"), numbers(1));
 }
+
+/// The newest of its records were still in the journal as they had been, before the header: with them first, the
+/// file had no header, and was taken for one that was lost with its name.
+#[test]
+fn what_had_no_need_to_go_round_yet_does_not_hide_what_did() {
+    let options = || options().journal_bytes(16_384);
+    for gap in 0..60 {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        break_its_sync(&sim);
+        let mut written = 0;
+        for round in 0..200 {
+            if sim.faults_hit() > 0 {
+                break;
+            }
+            if round % 60 == 0 || round % 60 == gap {
+                wal.append_entry(format!("late {round}"), None, "x", false).unwrap();
+                let appended = wal.append_entry("broken", None, written.to_string(), true);
+                written += usize::from(appended.is_ok());
+            }
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let found = contents(&wal, "broken");
+        assert!(found.len() >= written && found == numbers(found.len()), "{gap}: {found:?}");
+    }
+}
