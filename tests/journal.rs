@@ -595,3 +595,35 @@ fn what_had_no_need_to_go_round_yet_does_not_hide_what_did() {
         assert!(found.len() >= written && found == numbers(found.len()), "{gap}: {found:?}");
     }
 }
+
+/// An entry that made the room for itself, and thereby found out that its key's file cannot be synced, was tied to
+/// the older records instead of those that had gone round: these did not go round a second time.
+#[test]
+fn an_entry_on_its_way_when_the_sync_fails_does_not_hide_those_before_it() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("other", None, "0", true).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    // With a full disk nothing leaves the journal.
+    sim.set_capacity(Some(0));
+    for _ in 0..40 {
+        wal.append_entry("other", None, [7; 200], false).unwrap();
+    }
+    sim.set_capacity(None);
+    break_its_sync(&sim);
+    let large = Bytes::from(vec![b'x'; 3_500]);
+    let entries = [("broken", None, large.clone()), ("other", None, Bytes::from("1"))];
+    wal.append_many(entries, true).unwrap();
+    assert_eq!(sim.faults_hit(), 1);
+    for lap in 0..4 {
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let reopened = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let found = contents(&reopened, "broken");
+        assert_eq!(found.len(), 2, "lap {lap}");
+        assert!(found[0] == "0" && found[1] == large, "lap {lap}");
+        for _ in 0..100 {
+            wal.append_entry("busy", None, "x", true).unwrap();
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::format::{Body, RecordHeader};
 use crate::fs::{File, Mapping, len_u64, write_full};
 use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::ring::{NOWHERE, Ring};
+use crate::ring::{NOWHERE, Previous, Ring};
 use crate::sync::SyncError;
 
 /// How much is put together before it is written.
@@ -98,6 +98,11 @@ impl Pending {
 
     pub(crate) fn previous(&self) -> u64 {
         self.last.load(Ordering::Acquire)
+    }
+
+    /// The newest record, for one that is appended behind it.
+    pub(crate) fn newest(&self) -> Previous<'_> {
+        Previous::Newest(&self.last)
     }
 
     /// Whether the file has everything. What was settled may have left the journal.

@@ -12,7 +12,7 @@ use super::Store;
 use super::upkeep::sync_journal;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record};
-use crate::ring::{NOWHERE, Outcome, PIECE_BEFORE, Piece, Ring};
+use crate::ring::{Outcome, Piece, Previous, Ring};
 use crate::segment::Segment;
 
 impl Store {
@@ -31,14 +31,14 @@ impl Store {
                 .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
             let parts: Vec<[&[u8]; 1]> =
                 records.iter().map(|(_, body)| [body.as_slice()]).collect();
-            let mut previous = NOWHERE;
+            let mut previous = Previous::None;
             let mut pieces = Vec::with_capacity(records.len());
             for ((header, _), parts) in records.iter().zip(&parts) {
                 // Those it was recovered together with have left the journal.
                 let record = Record { continues: false, ..header.record };
                 pieces.push(Piece { record, previous, parts });
                 if record.body == Body::Frames {
-                    previous = PIECE_BEFORE;
+                    previous = Previous::Piece;
                 }
             }
             let promise = [self.promise_of(segment)];
