@@ -10,8 +10,8 @@ use std::sync::{Arc, PoisonError};
 
 use crate::format::{Body, RecordHeader};
 use crate::fs::{File, Mapping, len_u64, write_full};
-use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::primitives::{Mutex, MutexGuard};
 use crate::ring::{NOWHERE, Previous, Ring};
 use crate::sync::SyncError;
 
@@ -214,13 +214,18 @@ impl Pending {
         records.into_iter().map(with_body).collect()
     }
 
+    /// Keeps everybody from writing to the file what the journal has of it.
+    pub(crate) fn settling(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether nothing that the file's sync does not cover is in the journal before this position.
     pub(crate) fn is_dirty_from(&self, position: u64) -> bool {
         self.dirty.load(Ordering::Acquire) >= position
     }
 
     /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more.
-    /// Called before anybody can see the record.
+    /// Called before anybody can see the record, under [`Self::settling`].
     pub(crate) fn note_carried(&self, header: &RecordHeader, first: bool) {
         if first {
             self.dirty.store(header.position, Ordering::Release);
@@ -320,7 +325,7 @@ impl Content {
         if !pending.ring.is_ours() {
             return Err(io::Error::other("only the process that opened the log may write"));
         }
-        let _guard = pending.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = pending.settling();
         if pending.is_settled() {
             return Ok(());
         }

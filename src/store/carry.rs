@@ -13,7 +13,7 @@ use super::upkeep::sync_journal;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record};
 use crate::ring::{Outcome, Piece, Previous, Ring};
-use crate::segment::Segment;
+use crate::segment::{Pending, Segment};
 
 impl Store {
     /// Appends to the journal once more what it has of a segment whose sync failed, so that it can use the
@@ -24,6 +24,13 @@ impl Store {
     /// behind the older ones, and may be all that a power cut leaves.
     pub(super) fn carry(&self, ring: &Ring, segment: &Segment) -> Result<()> {
         let Some(pending) = segment.pending() else { return Ok(()) };
+        self.append_again(ring, segment, pending)?;
+        sync_journal(ring, pending.next())
+    }
+
+    fn append_again(&self, ring: &Ring, segment: &Segment, pending: &Pending) -> Result<()> {
+        // Who writes to the file notes at the end up to which record it has everything: of those there were.
+        let _settling = pending.settling();
         loop {
             let newest = pending.previous();
             let records = pending
@@ -48,7 +55,7 @@ impl Store {
                 false
             };
             match ring.append(&pieces, (&promise, &unchanged), placed) {
-                Ok(Outcome::Appended) => return sync_journal(ring, pending.next()),
+                Ok(Outcome::Appended) => return Ok(()),
                 // An append was on its way when the sync failed.
                 Ok(Outcome::NotAllowed) => {}
                 Ok(Outcome::NoRoom) => return Err(segment.poisoned()),
