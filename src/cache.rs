@@ -44,6 +44,14 @@ struct Inner {
     unsynced: BTreeMap<u64, (u32, u32)>,
 }
 
+/// The files with unsynced bytes.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    pub(crate) open: Vec<Arc<Segment>>,
+    /// The hashes of the keys, and as [`FileCache::unsynced_from`].
+    pub(crate) closed: Vec<(u64, u32)>,
+}
+
 #[derive(Debug)]
 struct Slot {
     segment: Arc<Segment>,
@@ -110,13 +118,6 @@ impl FileCache {
         found.filter(|(sequence, _)| *sequence == id.sequence).map(|(_, durable)| durable)
     }
 
-    /// Of all files that were closed with unsynced bytes, the hashes of the keys, and as
-    /// [`Self::unsynced_from`].
-    pub(crate) fn all_unsynced(&self) -> Vec<(u64, u32)> {
-        let unsynced = &self.lock().unsynced;
-        unsynced.iter().map(|(key_hash, (_, durable))| (*key_hash, *durable)).collect()
-    }
-
     /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
     /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {
@@ -129,11 +130,15 @@ impl FileCache {
         inner.forget_unsynced(id);
     }
 
-    /// All open segments with unsynced bytes.
-    pub(crate) fn dirty(&self) -> Vec<Arc<Segment>> {
+    /// What has unsynced bytes, at one moment: files are closed and opened again at any time.
+    pub(crate) fn unsynced(&self) -> Unsynced {
         let inner = self.lock();
-        let dirty = inner.ring.iter().filter(|slot| slot.segment.is_dirty());
-        dirty.map(|slot| Arc::clone(&slot.segment)).collect()
+        let open = inner.ring.iter().filter(|slot| slot.segment.is_dirty());
+        let closed = inner.unsynced.iter();
+        Unsynced {
+            open: open.map(|slot| Arc::clone(&slot.segment)).collect(),
+            closed: closed.map(|(key_hash, (_, durable))| (*key_hash, *durable)).collect(),
+        }
     }
 
     /// All segments with a failed sync: they stay open.

@@ -41,15 +41,21 @@ const FILL_BYTES: usize = 4096;
 const MAX_BODY_BYTES: u64 = 64 << 10;
 /// No position.
 pub(crate) const NOWHERE: u64 = u64::MAX;
-/// That of the piece before.
-pub(crate) const PIECE_BEFORE: u64 = u64::MAX - 1;
-
 /// A record to append, and what goes behind its header.
 pub(crate) struct Piece<'a> {
     pub(crate) record: Record,
-    /// Position of the segment's record before this one, or [`NOWHERE`], or [`PIECE_BEFORE`].
-    pub(crate) previous: u64,
+    pub(crate) previous: Previous<'a>,
     pub(crate) parts: &'a [&'a [u8]],
+}
+
+/// The segment's record before one that is appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Previous<'a> {
+    None,
+    /// The one whose position this is, or [`NOWHERE`], when the space is taken: others may append some until then.
+    Newest(&'a AtomicU64),
+    /// That of the piece before.
+    Piece,
 }
 
 #[derive(Debug)]
@@ -308,7 +314,11 @@ impl Ring {
         let tail = state.tail;
         let start = (state.head, NOWHERE);
         let headers = pieces.iter().scan(start, |(position, before), piece| {
-            let previous = if piece.previous == PIECE_BEFORE { *before } else { piece.previous };
+            let previous = match piece.previous {
+                Previous::None => NOWHERE,
+                Previous::Newest(newest) => newest.load(Ordering::Acquire),
+                Previous::Piece => *before,
+            };
             let header = self.header(tail, piece.record, previous, *position);
             (*position, *before) = (header.next(), header.position);
             Some(header)
@@ -516,5 +526,5 @@ pub(crate) fn bare(body: Body, segment: SegmentId) -> Piece<'static> {
         body_bytes: 0,
         body_checksum: 0,
     };
-    Piece { record, previous: NOWHERE, parts: &[] }
+    Piece { record, previous: Previous::None, parts: &[] }
 }

@@ -25,6 +25,7 @@ pub use reader::WalReader;
 #[cfg(feature = "async")]
 pub use when_durable::WhenDurable;
 
+use crate::cache::Unsynced;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
@@ -132,10 +133,12 @@ impl Wal {
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
         recovery::check_rest(&self.store, &self.streams)?;
-        let open = self.store.sync_all();
-        let closed = self.store.files.all_unsynced().into_iter();
+        let Unsynced { open, closed } = self.store.files.unsynced();
+        let synced = self.store.sync_open(&open);
+        drop(open);
+        let closed = closed.into_iter();
         let closed: Vec<_> = closed.filter_map(|(hash, _)| self.streams.by_hash(hash)).collect();
-        let result = open.and(self.store.each(&closed, |stream| stream.sync(&self.store)));
+        let result = synced.and(self.store.each(&closed, |stream| stream.sync(&self.store)));
         // Several threads had more of them open than there may be.
         self.store.make_room_for_file();
         result

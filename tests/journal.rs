@@ -542,3 +542,120 @@ fn a_directory_with_a_segment_that_could_not_be_synced_is_not_closed_cleanly() {
         assert_eq!(contents_of(&wal), 4);
     });
 }
+
+/// The sync of the file of `broken` fails, once.
+fn break_its_sync(sim: &SimDir) {
+    sim.inject(Fault {
+        call: CallKind::SyncData,
+        nth: 0,
+        kind: FaultKind::Error(5),
+        forever: false,
+        name_contains: Some("broken".to_owned()),
+    });
+}
+
+/// Recovery could find the record that names the new start of the journal, and not what had gone round before it.
+#[test]
+fn what_goes_round_is_durable_before_the_journal_starts_behind_what_it_was_copied_from() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    break_its_sync(&sim);
+    // Not `Disk`: nothing syncs the journal but its own upkeep.
+    for lap in 0..3 {
+        let began = sim.trace_len();
+        for _ in 0..200 {
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        let budget = CrashBudget { exhaustive_bits: 6, samples: 24, ..CrashBudget::default() };
+        for at in began..=sim.trace_len() {
+            sim.crash_images(at, &budget, &mut |image, choice| {
+                let sim = SimDir::from_image(image, 3);
+                let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+                assert_eq!(contents(&wal, "broken"), numbers(1), "lap {lap}, {choice}");
+            });
+        }
+    }
+}
+
+/// What a segment got past the journal made the journal forget where the file's header stands in it: the file had
+/// none, and what was promised of it could not be written anywhere.
+#[test]
+fn the_header_of_a_segment_that_cannot_be_synced_goes_round_too() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    wal.append_entry("broken", None, vec![b'x'; 10_000], false).unwrap();
+    break_its_sync(&sim);
+    for _ in 0..300 {
+        wal.append_entry("busy", None, "x", true).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    let sim = SimDir::from_image(&sim.durable_image(), 3);
+    let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+    assert_eq!(contents(&wal, "broken"), numbers(1));
+}
+
+/// The newest of its records were still in the journal as they had been, before the header: with them first, the
+/// file had no header, and was taken for one that was lost with its name.
+#[test]
+fn what_had_no_need_to_go_round_yet_does_not_hide_what_did() {
+    let options = || options().journal_bytes(16_384);
+    for gap in 0..60 {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        break_its_sync(&sim);
+        let mut written = 0;
+        for round in 0..200 {
+            if sim.faults_hit() > 0 {
+                break;
+            }
+            if round % 60 == 0 || round % 60 == gap {
+                wal.append_entry(format!("late {round}"), None, "x", false).unwrap();
+                let appended = wal.append_entry("broken", None, written.to_string(), true);
+                written += usize::from(appended.is_ok());
+            }
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let found = contents(&wal, "broken");
+        assert!(found.len() >= written && found == numbers(found.len()), "{gap}: {found:?}");
+    }
+}
+
+/// An entry that made the room for itself, and thereby found out that its key's file cannot be synced, was tied to
+/// the older records instead of those that had gone round: these did not go round a second time.
+#[test]
+fn an_entry_on_its_way_when_the_sync_fails_does_not_hide_those_before_it() {
+    let sim = SimDir::new(1);
+    let options = || options().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("other", None, "0", true).unwrap();
+    wal.append_entry("broken", None, "0", true).unwrap();
+    // With a full disk nothing leaves the journal.
+    sim.set_capacity(Some(0));
+    for _ in 0..40 {
+        wal.append_entry("other", None, [7; 200], false).unwrap();
+    }
+    sim.set_capacity(None);
+    break_its_sync(&sim);
+    let large = Bytes::from(vec![b'x'; 3_500]);
+    let entries = [("broken", None, large.clone()), ("other", None, Bytes::from("1"))];
+    wal.append_many(entries, true).unwrap();
+    assert_eq!(sim.faults_hit(), 1);
+    for lap in 0..4 {
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let reopened = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let found = contents(&reopened, "broken");
+        assert_eq!(found.len(), 2, "lap {lap}");
+        assert!(found[0] == "0" && found[1] == large, "lap {lap}");
+        for _ in 0..100 {
+            wal.append_entry("busy", None, "x", true).unwrap();
+        }
+    }
+}

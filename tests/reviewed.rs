@@ -954,3 +954,64 @@ fn a_name_that_only_the_journal_has_is_not_enough_for_bytes_that_only_the_file_h
     let next = wal.append_entry("k", None, vec![7; 2_000], false);
     assert!(matches!(next, Err(WalError::Poisoned { .. })), "a segment is begun: {next:?}");
 }
+
+/// A key whose file had been closed unsynced, and was opened again while others were synced, was in neither of
+/// the lists of what there is to sync.
+#[test]
+fn a_sync_of_all_keys_does_not_miss_one_that_is_opened_meanwhile() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "later-");
+    let options = options().journal_bytes(0).max_open_files(1);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+    append(&wal, "k", 1);
+    append(&wal, "later", 1);
+    assert_eq!((wal.stats().open_files, wal.health().unsynced_keys), (1, 2));
+    let other = Arc::clone(&wal);
+    dir.before_sync(move || append(&other, "k", 1));
+    wal.sync().unwrap();
+    let wal = open_with(&boot(&sim.durable_image()), journal());
+    assert!(wal.next_index("k").unwrap() >= 1);
+}
+
+/// What was on its way to a file while the same went round with the journal was taken for older than what the file
+/// lacks: from then on it never had everything, and whoever made room in the journal waited for that for ever.
+#[test]
+fn a_file_gets_nothing_while_its_records_go_round() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "broken-");
+    let options = options().journal_bytes(16_384);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+    let append = |key: &str, durable| wal.append_entry(key, None, [7; 200], durable).unwrap();
+    let first = append("broken", true);
+    append("other", true);
+    wal.read_entry_at(first).unwrap();
+    // With a full disk the others stay in the journal.
+    let used: usize = sim.image().files().map(|(_, bytes)| bytes.len()).sum();
+    sim.set_capacity(Some(used.try_into().unwrap()));
+    (0..30).for_each(|_| _ = append("other", false));
+    let second = append("broken", false);
+    (0..3).for_each(|_| _ = append("other", false));
+    sim.set_capacity(None);
+    fail(&sim, CallKind::SyncData, 0, FaultKind::Error(5), "broken-");
+    let other = Arc::clone(&wal);
+    dir.before_write(move || {
+        let (made, room) = mpsc::channel();
+        thread::spawn(move || {
+            let entries = ["x", "y"].map(|key| (key, None, Bytes::from(vec![1; 1_750])));
+            made.send(other.append_many(entries, false).is_ok()).unwrap_or_default();
+        });
+        // It may as well wait until this has been written.
+        let _ = room.recv_timeout(Duration::from_millis(200));
+    });
+    wal.read_entry_at(second).unwrap();
+    let (done, is_done) = mpsc::channel();
+    let other = Arc::clone(&wal);
+    thread::spawn(move || {
+        for _ in 0..300 {
+            other.append_entry("busy", None, [7; 200], false).unwrap();
+        }
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(60)).expect("it waits for ever");
+    assert_eq!(sim.faults_hit(), 1);
+}

@@ -171,7 +171,7 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
     Ok(copied)
 }
 
-/// The records of each segment, and the newest dropped segment of each key.
+/// The records of each segment in the order of what they hold, and the newest dropped segment of each key.
 fn by_segment(
     records: &[RecordHeader],
 ) -> (BTreeMap<SegmentId, Vec<RecordHeader>>, BTreeMap<u64, u32>) {
@@ -187,6 +187,10 @@ fn by_segment(
             }
             Body::Nothing => {}
         }
+    }
+    for records in segments.values_mut() {
+        // What has gone round with the journal stands behind records that came after it.
+        records.sort_by_key(|header| header.record.offset);
     }
     (segments, dropped)
 }

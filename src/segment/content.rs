@@ -10,9 +10,9 @@ use std::sync::{Arc, PoisonError};
 
 use crate::format::{Body, RecordHeader};
 use crate::fs::{File, Mapping, len_u64, write_full};
-use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::ring::{NOWHERE, Ring};
+use crate::primitives::{Mutex, MutexGuard};
+use crate::ring::{NOWHERE, Previous, Ring};
 use crate::sync::SyncError;
 
 /// How much is put together before it is written.
@@ -76,9 +76,10 @@ pub(crate) struct Pending {
     dirty: AtomicU64,
     /// Bytes before this offset may have been written to the file without the journal.
     direct: AtomicU32,
-    /// Position of the record of the segment's creation. `NOWHERE`: there is none, or with it alone the
-    /// file could not be made again, because the journal never had all that is in it.
+    /// Position of the record of the segment's creation, or `NOWHERE`.
     created: AtomicU64,
+    /// The journal had all that is in the file: from that record on, the file could be made again.
+    whole: AtomicBool,
     /// The file has all records before this position.
     settled: AtomicU64,
     /// The journal has to be durable up to this position before the file gets anything of it: what belongs
@@ -99,6 +100,11 @@ impl Pending {
         self.last.load(Ordering::Acquire)
     }
 
+    /// The newest record, for one that is appended behind it.
+    pub(crate) fn newest(&self) -> Previous<'_> {
+        Previous::Newest(&self.last)
+    }
+
     /// Whether the file has everything. What was settled may have left the journal.
     pub(crate) fn is_settled(&self) -> bool {
         self.previous() == NOWHERE || self.settled.load(Ordering::Acquire) >= self.next()
@@ -117,12 +123,13 @@ impl Pending {
     /// whatever was written to the file alone, durable or not.
     pub(crate) fn has_the_name(&self, tail: u64) -> bool {
         let created = self.created.load(Ordering::Acquire);
-        created != NOWHERE && created >= tail
+        self.whole.load(Ordering::Acquire) && created != NOWHERE && created >= tail
     }
 
     /// Notes the record of the creation. Called before anybody can see the record.
     pub(crate) fn note_created(&self, header: &RecordHeader) {
         self.created.store(header.position, Ordering::Release);
+        self.whole.store(true, Ordering::Release);
         self.direct.store(0, Ordering::Release);
         self.dirty.store(header.position, Ordering::Release);
         self.next.store(header.next(), Ordering::Release);
@@ -207,13 +214,18 @@ impl Pending {
         records.into_iter().map(with_body).collect()
     }
 
+    /// Keeps everybody from writing to the file what the journal has of it.
+    pub(crate) fn settling(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether nothing that the file's sync does not cover is in the journal before this position.
     pub(crate) fn is_dirty_from(&self, position: u64) -> bool {
         self.dirty.load(Ordering::Acquire) >= position
     }
 
     /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more.
-    /// Called before anybody can see the record.
+    /// Called before anybody can see the record, under [`Self::settling`].
     pub(crate) fn note_carried(&self, header: &RecordHeader, first: bool) {
         if first {
             self.dirty.store(header.position, Ordering::Release);
@@ -262,6 +274,7 @@ impl Content {
             dirty: AtomicU64::new(0),
             direct: AtomicU32::new(0),
             created: AtomicU64::new(NOWHERE),
+            whole: AtomicBool::new(false),
             settled: AtomicU64::new(0),
             together: AtomicU64::new(0),
             waits: AtomicBool::new(false),
@@ -288,7 +301,7 @@ impl Content {
     /// Notes that bytes up to `end` were written to the file itself.
     pub(crate) fn wrote(&self, end: u32) {
         if let Some(pending) = &self.pending {
-            pending.created.store(NOWHERE, Ordering::Release);
+            pending.whole.store(false, Ordering::Release);
             pending.direct.store(end, Ordering::Release);
             pending.applied.store(end, Ordering::Release);
         }
@@ -312,7 +325,7 @@ impl Content {
         if !pending.ring.is_ours() {
             return Err(io::Error::other("only the process that opened the log may write"));
         }
-        let _guard = pending.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = pending.settling();
         if pending.is_settled() {
             return Ok(());
         }

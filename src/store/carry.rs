@@ -9,18 +9,28 @@
 )]
 
 use super::Store;
+use super::upkeep::sync_journal;
 use crate::error::{Result, WalError};
 use crate::format::{Body, Record};
-use crate::ring::{NOWHERE, Outcome, PIECE_BEFORE, Piece, Ring};
-use crate::segment::Segment;
+use crate::ring::{Outcome, Piece, Previous, Ring};
+use crate::segment::{Pending, Segment};
 
 impl Store {
     /// Appends to the journal once more what it has of a segment whose sync failed, so that it can use the
     /// space of the older records again. Recovery writes them to the file anew, as if they were the first ones.
     ///
-    /// Such a segment takes no more entries, so this is the same each time the journal comes round.
+    /// Such a segment takes no more entries, so this is the same each time the journal comes round. What is
+    /// carried survives power loss when this returns: the next record may already say that the journal starts
+    /// behind the older ones, and may be all that a power cut leaves.
     pub(super) fn carry(&self, ring: &Ring, segment: &Segment) -> Result<()> {
         let Some(pending) = segment.pending() else { return Ok(()) };
+        self.append_again(ring, segment, pending)?;
+        sync_journal(ring, pending.next())
+    }
+
+    fn append_again(&self, ring: &Ring, segment: &Segment, pending: &Pending) -> Result<()> {
+        // Who writes to the file notes at the end up to which record it has everything: of those there were.
+        let _settling = pending.settling();
         loop {
             let newest = pending.previous();
             let records = pending
@@ -28,14 +38,14 @@ impl Store {
                 .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
             let parts: Vec<[&[u8]; 1]> =
                 records.iter().map(|(_, body)| [body.as_slice()]).collect();
-            let mut previous = NOWHERE;
+            let mut previous = Previous::None;
             let mut pieces = Vec::with_capacity(records.len());
             for ((header, _), parts) in records.iter().zip(&parts) {
                 // Those it was recovered together with have left the journal.
                 let record = Record { continues: false, ..header.record };
                 pieces.push(Piece { record, previous, parts });
                 if record.body == Body::Frames {
-                    previous = PIECE_BEFORE;
+                    previous = Previous::Piece;
                 }
             }
             let promise = [self.promise_of(segment)];

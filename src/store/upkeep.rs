@@ -27,7 +27,7 @@ use crate::format::{Body, Record, RecordHeader, SegmentId};
 use crate::observe;
 use crate::options::Durability;
 use crate::parallel;
-use crate::ring::{NO_PROMISES, NOWHERE, Outcome, Piece, Promise, Promises, Retired, Ring, bare};
+use crate::ring::{NO_PROMISES, Outcome, Piece, Previous, Promise, Promises, Retired, Ring, bare};
 use crate::segment::{Extent, Pending, Segment};
 use crate::sync::SyncError;
 
@@ -62,7 +62,7 @@ impl Frames<'_> {
             body_bytes: self.body_bytes(),
             body_checksum: self.checksum,
         };
-        let previous = self.segment.pending().map_or(NOWHERE, Pending::previous);
+        let previous = self.segment.pending().map_or(Previous::None, Pending::newest);
         Piece { record, previous, parts: self.parts }
     }
 
@@ -178,7 +178,7 @@ impl Store {
             body_checksum: Record::header_area_checksum(header_area),
         };
         if ring.fits(u64::from(record.body_bytes)) {
-            let piece = Piece { record, previous: NOWHERE, parts: &[header_area] };
+            let piece = Piece { record, previous: Previous::None, parts: &[header_area] };
             self.journal(ring, &[piece], NO_PROMISES, |_, header| {
                 pending.note_created(header);
                 false
@@ -470,11 +470,10 @@ impl Store {
         });
     }
 
-    /// Makes everything that was appended survive power loss.
-    pub(crate) fn sync_all(&self) -> Result<()> {
-        let dirty = self.files.dirty();
-        let result = self.sync_segments(&dirty);
-        for segment in &dirty {
+    /// Makes these segments survive power loss, and the names of all.
+    pub(crate) fn sync_open(&self, dirty: &[Arc<Segment>]) -> Result<()> {
+        let result = self.sync_segments(dirty);
+        for segment in dirty {
             self.watch.changed(segment.id.key_hash);
         }
         result
@@ -538,7 +537,7 @@ fn name_tail(ring: &Ring) -> Result<bool> {
     Ok(outcome == Outcome::Appended)
 }
 
-fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
+pub(super) fn sync_journal(ring: &Ring, mark: u64) -> Result<()> {
     ring.wait_durable(mark).map_err(|error| match error {
         SyncError::Failed(source) => sync_error(ring, source),
         SyncError::Poisoned => WalError::Poisoned { path: ring.path.clone() },

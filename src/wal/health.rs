@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Wal;
+use crate::cache::Unsynced;
 use crate::entry::Key;
 use crate::error::Result;
 use crate::format::FrameHeader;
@@ -89,10 +90,10 @@ impl Wal {
             damaged: self.damaged(),
             ..Health::default()
         };
-        let files = &self.store.files;
-        let open = files.dirty().into_iter();
+        let Unsynced { open, closed } = self.store.files.unsynced();
+        let open = open.into_iter();
         let open = open.map(|segment| segment.extent().end.saturating_sub(segment.watermark()));
-        let closed = files.all_unsynced().into_iter().filter_map(|(hash, durable)| {
+        let closed = closed.into_iter().filter_map(|(hash, durable)| {
             self.streams.by_hash(hash).map(|stream| stream.bytes_from(durable))
         });
         for unsynced in open.chain(closed) {

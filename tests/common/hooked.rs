@@ -1,4 +1,5 @@
-//! A simulated directory in which something happens before a file, or the directory itself, is synced.
+//! A simulated directory in which something happens before a file, or the directory itself, is synced, or a file
+//! written to.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -20,17 +21,23 @@ pub struct HookedDir {
     sim: SimDir,
     part: &'static str,
     hook: Arc<Mutex<Option<Hook>>>,
+    write_hook: Arc<Mutex<Option<Hook>>>,
 }
 
 impl HookedDir {
     /// With hooks in the files that have `part` in their names.
     pub fn new(sim: &SimDir, part: &'static str) -> Self {
-        Self { sim: sim.clone(), part, hook: Arc::default() }
+        Self { sim: sim.clone(), part, hook: Arc::default(), write_hook: Arc::default() }
     }
 
     /// Does this once, right before the next sync of such a file.
     pub fn before_sync(&self, hook: impl FnOnce() + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Does this once, right before the next write to such a file.
+    pub fn before_write(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.write_hook.lock().unwrap() = Some(Box::new(hook));
     }
 }
 
@@ -55,8 +62,11 @@ impl Dir for HookedDir {
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
         let file = Dir::open(&self.sim, name, mode)?;
-        let hook = Arc::clone(&self.hook);
-        Ok(if name.contains(self.part) { Box::new(HookedFile { file, hook }) } else { file })
+        if !name.contains(self.part) {
+            return Ok(file);
+        }
+        let (hook, write_hook) = (Arc::clone(&self.hook), Arc::clone(&self.write_hook));
+        Ok(Box::new(HookedFile { file, hook, write_hook }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -78,6 +88,7 @@ impl Dir for HookedDir {
 struct HookedFile {
     file: Box<dyn File>,
     hook: Arc<Mutex<Option<Hook>>>,
+    write_hook: Arc<Mutex<Option<Hook>>>,
 }
 
 impl fmt::Debug for HookedFile {
@@ -92,6 +103,7 @@ impl File for HookedFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        run(&self.write_hook);
         self.file.write_at(parts, offset)
     }
 
