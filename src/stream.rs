@@ -334,6 +334,13 @@ impl Stream {
         Ok(segment)
     }
 
+    /// The newest segment, in the cache: a sync of a handle beside it would be known to nobody afterwards. The
+    /// stream must be loaded.
+    #[cfg(feature = "async")]
+    pub(crate) fn newest_to_sync(&self, store: &Store) -> Result<Arc<Segment>> {
+        self.segment_to_append(store, &self.writer())
+    }
+
     /// Makes everything that was appended survive power loss. The stream must be loaded.
     pub(crate) fn sync(&self, store: &Store) -> Result<()> {
         let segment = {

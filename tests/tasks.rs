@@ -209,3 +209,18 @@ fn a_stream_yields_what_the_iterator_does() {
         assert!(block_on(next(&mut durable)).is_none());
     });
 }
+
+/// The file of such a key is opened for the sync alone where the cache is full, and again to look at.
+#[test]
+fn an_entry_of_a_file_that_was_closed_unsynced_becomes_durable() {
+    let (_sim, wal) = open(WalOptions::default().journal_bytes(1 << 20).max_open_files(1));
+    let made = wal.append_entry("k", None, "0", false).unwrap();
+    wal.append_entry("other", None, "0", false).unwrap();
+    let read = wal.read_entry_at(made).unwrap();
+    assert_eq!(read, "0");
+    let server = Arc::clone(&wal);
+    let server = thread::spawn(move || server.serve_syncs());
+    block_on(wal.when_durable(made)).unwrap();
+    wal.shutdown().unwrap();
+    server.join().unwrap().unwrap();
+}
