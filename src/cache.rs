@@ -118,6 +118,14 @@ impl FileCache {
         found.filter(|(sequence, _)| *sequence == id.sequence).map(|(_, durable)| durable)
     }
 
+    /// The open segments of a key up to this one.
+    pub(crate) fn up_to(&self, newest: SegmentId) -> Vec<Arc<Segment>> {
+        let inner = self.lock();
+        let ours = |id: SegmentId| id.key_hash == newest.key_hash && id.sequence <= newest.sequence;
+        let open = inner.ring.iter().filter(|slot| ours(slot.segment.id));
+        open.map(|slot| Arc::clone(&slot.segment)).collect()
+    }
+
     /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
     /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {

@@ -465,3 +465,50 @@ fn failing_calls_are_no_damage() {
     }
     assert!(failed > 50, "{failed}");
 }
+
+/// Whoever only reads, a backup say, finds no less than whoever opens the log next, and says that something is wrong.
+#[test]
+fn damage_to_the_facts_and_to_the_journal_hides_nothing_from_a_reader() {
+    let sim = SimDir::new(5);
+    let options = options(64 << 10);
+    let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    // The facts once said that the log was closed.
+    open(&sim).shutdown().unwrap();
+    let wal = open(&sim);
+    for index in 0..100 {
+        wal.append_entry(format!("key {}", index % 5), None, content(index, 60), true).unwrap();
+    }
+    let killed = sim.after_kill().image();
+    let journal = killed.get("JOURNAL").unwrap();
+    let used = journal.iter().rposition(|byte| *byte != 0).unwrap();
+    let flipped = |name: &'static str, at: usize| {
+        let mut bytes = killed.get(name).unwrap().to_vec();
+        bytes[at] ^= 1;
+        (name, Some(bytes))
+    };
+    let mut damaged = vec![("META", None), flipped("META", 0), flipped("META", 4096)];
+    damaged.extend((0..used).step_by(97).map(|at| flipped("JOURNAL", at)));
+    damaged.push(("JOURNAL", Some(journal[..journal.len() / 2].to_vec())));
+    damaged.push(("JOURNAL", None));
+    let count = |entries: keywal::Entries| entries.filter(Result::is_ok).count();
+    let mut behind_gaps = 0;
+    for (name, bytes) in damaged {
+        let mut image = killed.clone();
+        match bytes {
+            Some(bytes) => image.set(name, bytes),
+            None => drop(image.remove(name)),
+        }
+        let sim = SimDir::from_image(&image, 3);
+        let reader = WalReader::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+        let key = |key: usize| format!("key {key}");
+        let seen: Vec<usize> = (0..5).map(|at| count(reader.entries(key(at)).unwrap())).collect();
+        let told = !reader.report().damaged.is_empty();
+        drop(reader);
+        let wal = open(&sim);
+        let kept: Vec<usize> = (0..5).map(|at| count(wal.entries(key(at)).unwrap())).collect();
+        assert_eq!(seen, kept, "{name}");
+        assert_eq!(told, !wal.recovery_report().damaged.is_empty(), "{name}");
+        behind_gaps += usize::from(told && kept.iter().sum::<usize>() == 99);
+    }
+    assert!(behind_gaps > 10);
+}

@@ -115,7 +115,7 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
     let error = |source| WalError::io(&path, "read the journal", source);
     let mut copied = Copied::default();
     let (journal, bytes) = Journal::open(dir, meta, OpenMode::Read).map_err(error)?;
-    if journal.is_none() || bytes < meta.journal_bytes {
+    if bytes < meta.journal_bytes || journal.is_none() && meta.journal_bytes > 0 {
         let what = JOURNAL_LOST.to_owned();
         copied.damaged.push(Finding { path: path.clone(), offset: bytes, bytes: 0, what });
     }
@@ -145,7 +145,7 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
             same
         };
         if sure {
-            copied.damaged = damaged;
+            copied.damaged.append(&mut damaged);
             in_order = Some(records);
             break;
         }
@@ -167,6 +167,9 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
             let overlay = copied.overlays.entry(header.record.segment).or_default();
             overlay.insert(header.record.offset, body);
         }
+    }
+    if !copied.damaged.is_empty() {
+        copied.overlays.values_mut().for_each(Overlay::go_on_behind_gaps);
     }
     Ok(copied)
 }

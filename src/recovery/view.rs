@@ -56,11 +56,12 @@ pub(crate) fn view(
     let (before, listing, copied) = loop {
         let before = facts(&*dir)?;
         let listing = Listing::read(&*dir)?;
+        // As when the directory is opened to be written to: unless it is sure to be closed.
         let copied = match &before {
-            Some((meta, _)) if !meta.clean && meta.journal_bytes > 0 => {
-                replay::copy_out(&*dir, meta)?
-            }
-            _ => Copied::default(),
+            Some((meta, true)) if meta.clean || meta.journal_bytes == 0 => Copied::default(),
+            Some((meta, _)) => replay::copy_out(&*dir, meta)?,
+            None if listing.segments == 0 => Copied::default(),
+            None => replay::copy_out(&*dir, &without_facts(&*dir, &listing)?)?,
         };
         looks = usize::saturating_add(looks, 1);
         if looks == MAX_LOOKS || facts(&*dir)? == before {
@@ -82,8 +83,7 @@ pub(crate) fn view(
         None if listing.segments == 0 => (Meta::default(), Past::Unclean),
         None => {
             note(&mut report, dir.path().join(META_NAME), FACTS_LOST);
-            let directory_id = usual_directory_id(&*dir, &listing)?.unwrap_or_default();
-            (Meta { directory_id, ..Meta::default() }, Past::Unclean)
+            (without_facts(&*dir, &listing)?, Past::Unclean)
         }
     };
     report.clean = past == Past::Clean;
@@ -97,6 +97,12 @@ pub(crate) fn view(
     store.reading = Some(Reading { journal: journal.collect(), tails });
     let streams = listing.into_streams(&store, &mut report)?;
     Ok(View { store, streams, report })
+}
+
+/// What stands in for facts that are lost.
+fn without_facts(dir: &dyn Dir, listing: &Listing) -> Result<Meta> {
+    let directory_id = usual_directory_id(dir, listing)?.unwrap_or_default();
+    Ok(Meta { directory_id, ..Meta::default() })
 }
 
 fn note(report: &mut RecoveryReport, path: std::path::PathBuf, what: &str) {

@@ -25,26 +25,40 @@ pub(crate) struct Content {
     overlay: Option<Arc<Overlay>>,
 }
 
-/// What the journal has of a segment, copied for who may not move it on: by offset.
+/// What the journal has of a segment, copied for who may not move it on.
 #[derive(Debug, Default)]
-pub(crate) struct Overlay(BTreeMap<u64, Vec<u8>>);
+pub(crate) struct Overlay {
+    /// By offset.
+    pieces: BTreeMap<u64, Vec<u8>>,
+    /// What is neither in the file nor here was lost, and reads as zeros: as in the file, were this moved on.
+    goes_on: bool,
+}
 
 impl Overlay {
     pub(crate) fn insert(&mut self, offset: u32, bytes: Vec<u8>) {
-        self.0.insert(u64::from(offset), bytes);
+        self.pieces.insert(u64::from(offset), bytes);
     }
 
-    /// Length of the segment whose file has `bytes` bytes: up to the first gap.
+    pub(crate) fn go_on_behind_gaps(&mut self) {
+        self.goes_on = true;
+    }
+
+    /// Length of the segment whose file has `bytes` bytes: up to the first gap, unless it goes on behind it.
     fn len(&self, bytes: u64) -> u64 {
         let ends = self
-            .0
+            .pieces
             .iter()
             .map(|(offset, piece)| (*offset, offset.saturating_add(len_u64(piece.len()))));
-        ends.fold(bytes, |len, (start, end)| if start <= len { len.max(end) } else { len })
+        ends.fold(
+            bytes,
+            |len, (start, end)| {
+                if self.goes_on || start <= len { len.max(end) } else { len }
+            },
+        )
     }
 
     fn read_at(&self, file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        if let Some((start, piece)) = self.0.range(..=offset).next_back() {
+        if let Some((start, piece)) = self.pieces.range(..=offset).next_back() {
             let skip = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
             if let Some(found @ [_, ..]) = piece.get(skip..) {
                 let bytes = found.len().min(buffer.len());
@@ -54,10 +68,17 @@ impl Overlay {
                 return Ok(bytes);
             }
         }
-        let next = self.0.range(offset..).next().map_or(u64::MAX, |(start, _)| *start);
-        let room = usize::try_from(next.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let part = buffer.len().min(room);
-        file.read_at(buffer.get_mut(..part).unwrap_or_default(), offset)
+        let next = self.pieces.range(offset..).next().map(|(start, _)| *start);
+        let room = next.unwrap_or(u64::MAX).saturating_sub(offset);
+        let part = buffer.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        let part = buffer.get_mut(..part).unwrap_or_default();
+        match file.read_at(part, offset)? {
+            0 if self.goes_on && next.is_some() => {
+                part.fill(0);
+                Ok(part.len())
+            }
+            read => Ok(read),
+        }
     }
 }
 
@@ -87,6 +108,8 @@ pub(crate) struct Pending {
     together: AtomicU64,
     /// The journal knows that the segment waits for records.
     waits: AtomicBool,
+    /// The journal says that the segment is dropped.
+    dropped: AtomicBool,
     settling: Mutex<()>,
 }
 
@@ -224,6 +247,15 @@ impl Pending {
         self.dirty.load(Ordering::Acquire) >= position
     }
 
+    /// Notes that the journal says that the segment is dropped. Called before anybody can see the record.
+    pub(crate) fn note_dropped(&self) {
+        self.dropped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
     /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more.
     /// Called before anybody can see the record, under [`Self::settling`].
     pub(crate) fn note_carried(&self, header: &RecordHeader, first: bool) {
@@ -278,6 +310,7 @@ impl Content {
             settled: AtomicU64::new(0),
             together: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
             settling: Mutex::new(()),
         });
         Self { file, pending, overlay: None }

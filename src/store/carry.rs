@@ -31,7 +31,8 @@ impl Store {
     fn append_again(&self, ring: &Ring, segment: &Segment, pending: &Pending) -> Result<()> {
         // Who writes to the file notes at the end up to which record it has everything: of those there were.
         let _settling = pending.settling();
-        loop {
+        // Behind the record that says so, others of the segment would bring it back.
+        while !pending.is_dropped() {
             let newest = pending.previous();
             let records = pending
                 .not_durable(segment.durable_in_file())
@@ -49,14 +50,14 @@ impl Store {
                 }
             }
             let promise = [self.promise_of(segment)];
-            let unchanged = |_| pending.previous() == newest;
+            let unchanged = |_| pending.previous() == newest && !pending.is_dropped();
             let placed = |at: usize, header: &_| {
                 pending.note_carried(header, at == 0);
                 false
             };
             match ring.append(&pieces, (&promise, &unchanged), placed) {
                 Ok(Outcome::Appended) => return Ok(()),
-                // An append was on its way when the sync failed.
+                // An append was on its way when the sync failed, or a removal.
                 Ok(Outcome::NotAllowed) => {}
                 Ok(Outcome::NoRoom) => return Err(segment.poisoned()),
                 Err(source) => {
@@ -64,5 +65,6 @@ impl Store {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -192,7 +192,12 @@ impl Store {
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
         let piece = [bare(Body::Dropped, newest)];
-        while self.journal(ring, &piece, NO_PROMISES, |_, _| false)? != Outcome::Appended {
+        let dropped = self.files.up_to(newest);
+        let mut placed = |_: usize, _: &RecordHeader| {
+            dropped.iter().filter_map(|segment| segment.pending()).for_each(Pending::note_dropped);
+            false
+        };
+        while self.journal(ring, &piece, NO_PROMISES, &mut placed)? != Outcome::Appended {
             self.room_was_taken(ring, Record::bytes_for(0))?;
         }
         Ok(())
