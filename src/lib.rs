@@ -386,7 +386,7 @@
 //! | reading what is in the journal only | moves the key's entries to the segment first |
 //! | append of more than 64 KiB | a write to the segment; `Disk`: an `fdatasync` of it, and in a new segment one `fsync` of the directory |
 //! | first append of a key; a full or expired segment | creates a file; a segment that ends is synced |
-//! | append to a key whose file is not open | opens it; beyond `max_open_files` keys that are appended to in turn, it also syncs and closes another: then raise `max_open_files` |
+//! | append to a key whose file is not open | opens it; beyond `max_open_files` keys that are appended to in turn, it also closes another, and syncs it if entries of it were appended with `Disk`: then raise `max_open_files` |
 //! | [`read_entry_at`](Wal::read_entry_at) | one read of the file, if it is open and the length is guessed right from entries read before; no lock that an append holds |
 //! | [`get`](Wal::get) by index, [`time_range`](Entries::time_range) | a search of one segment: a logarithmic number of reads |
 //! | [`entries`](Wal::entries), [`enumerate_records`](Wal::enumerate_records) | a read for every 64 KiB; memory for that much, backwards also for the entries in it |
