@@ -295,6 +295,9 @@
 //! - **The last synced batch** of a key, if damage hits it after an unclean stop: see *Honest limit*. A
 //!   newest segment that somebody cuts off, or that is zeroed to its end, may lose more: nothing is left
 //!   behind the damage that could tell.
+//! - **What only the journal has**, if damage hits a record of it after an unclean stop and no record behind it
+//!   proves that it had been durable: what comes from there on, of any key, is then a torn end. The same of all of it,
+//!   if all of it is overwritten.
 //! - **Two damages at once, and some of a header.** A lost segment may then look dropped. A newest segment
 //!   without a header looks like a creation that a crash cut off: after an unclean stop it is only
 //!   [listed as ignored](RecoveryReport::ignored), and after a clean one it is damage, except that one in 64
