@@ -479,13 +479,7 @@ fn what_was_promised_of_a_segment_that_cannot_be_synced_goes_round_with_the_jour
     wal.append_entry("broken", None, "0", true).unwrap();
     wal.append_many([("broken", None, Bytes::from("1")), ("other", None, Bytes::from("0"))], true)
         .unwrap();
-    sim.inject(Fault {
-        call: CallKind::SyncData,
-        nth: 0,
-        kind: FaultKind::Error(5),
-        forever: false,
-        name_contains: Some("broken".to_owned()),
-    });
+    break_the_sync_of(&sim, "broken");
     for number in 0..200 {
         let content = Bytes::from(number.to_string());
         wal.append_entry("busy", None, content.clone(), true).unwrap();
@@ -522,13 +516,7 @@ fn a_directory_with_a_segment_that_could_not_be_synced_is_not_closed_cleanly() {
         // Two segments.
         wal.append_entry("k", None, "x".repeat(1200), true).unwrap();
     }
-    sim.inject(Fault {
-        call: CallKind::SyncData,
-        nth: 0,
-        kind: FaultKind::Error(5),
-        forever: false,
-        name_contains: Some("k-".to_owned()),
-    });
+    break_the_sync_of(&sim, "k-");
     for _ in 0..200 {
         wal.append_entry("busy", None, "x", true).unwrap();
     }
@@ -543,14 +531,14 @@ fn a_directory_with_a_segment_that_could_not_be_synced_is_not_closed_cleanly() {
     });
 }
 
-/// The sync of the file of `broken` fails, once.
-fn break_its_sync(sim: &SimDir) {
+/// The sync of a file with this in its name fails, once.
+fn break_the_sync_of(sim: &SimDir, name: &str) {
     sim.inject(Fault {
         call: CallKind::SyncData,
         nth: 0,
         kind: FaultKind::Error(5),
         forever: false,
-        name_contains: Some("broken".to_owned()),
+        name_contains: Some(name.to_owned()),
     });
 }
 
@@ -561,7 +549,7 @@ fn what_goes_round_is_durable_before_the_journal_starts_behind_what_it_was_copie
     let options = || options().journal_bytes(16_384);
     let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
     wal.append_entry("broken", None, "0", true).unwrap();
-    break_its_sync(&sim);
+    break_the_sync_of(&sim, "broken");
     // Not `Disk`: nothing syncs the journal but its own upkeep.
     for lap in 0..3 {
         let began = sim.trace_len();
@@ -589,7 +577,7 @@ fn the_header_of_a_segment_that_cannot_be_synced_goes_round_too() {
     let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
     wal.append_entry("broken", None, "0", true).unwrap();
     wal.append_entry("broken", None, vec![b'x'; 10_000], false).unwrap();
-    break_its_sync(&sim);
+    break_the_sync_of(&sim, "broken");
     for _ in 0..300 {
         wal.append_entry("busy", None, "x", true).unwrap();
     }
@@ -607,7 +595,7 @@ fn what_had_no_need_to_go_round_yet_does_not_hide_what_did() {
     for gap in 0..60 {
         let sim = SimDir::new(1);
         let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
-        break_its_sync(&sim);
+        break_the_sync_of(&sim, "broken");
         let mut written = 0;
         for round in 0..200 {
             if sim.faults_hit() > 0 {
@@ -643,7 +631,7 @@ fn an_entry_on_its_way_when_the_sync_fails_does_not_hide_those_before_it() {
         wal.append_entry("other", None, [7; 200], false).unwrap();
     }
     sim.set_capacity(None);
-    break_its_sync(&sim);
+    break_the_sync_of(&sim, "broken");
     let large = Bytes::from(vec![b'x'; 3_500]);
     let entries = [("broken", None, large.clone()), ("other", None, Bytes::from("1"))];
     wal.append_many(entries, true).unwrap();
