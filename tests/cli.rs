@@ -493,6 +493,156 @@ fn a_key_that_cannot_be_listed_is_explained() {
     assert!(said.starts_with(&format!("keywal: {named}\n")), "{said}");
 }
 
+/// A log that lost what only opening it can tell: how it came to that, and what is said of it.
+type Loss = (&'static str, &'static str);
+
+const LOSSES: [Loss; 4] = [
+    ("facts", "META: damaged: missing or damaged; its facts were put together anew"),
+    ("journal", "JOURNAL: damaged: the journal is missing or cut off"),
+    ("oldest", ": damaged: segment files were added or removed while the directory was closed"),
+    ("newest", ": damaged: segment files were added or removed while the directory was closed"),
+];
+
+/// Makes such a log, with a key `k` of several segments, and says which lines of it are left.
+fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
+    let lines = numbered(0..1_000);
+    let options = WalOptions::default().max_segment_bytes(8192).max_entry_bytes(1024);
+    let wal = Wal::new(home.join(log), options.journal_bytes(1 << 20)).unwrap();
+    for line in &lines {
+        wal.append_entry("k", None, line.trim_end(), true).unwrap();
+    }
+    let segments = wal.segments("k").unwrap();
+    assert!(segments.len() > 2);
+    if loss == "journal" {
+        // As a crash leaves it.
+        let crashed = home.join("crashed");
+        fs::create_dir(&crashed).unwrap();
+        for path in files(&home.join(log)).keys() {
+            fs::copy(path, crashed.join(path.file_name().unwrap())).unwrap();
+        }
+        wal.shutdown().unwrap();
+        fs::remove_dir_all(home.join(log)).unwrap();
+        fs::rename(crashed, home.join(log)).unwrap();
+        fs::remove_file(home.join(log).join("JOURNAL")).unwrap();
+        return rows(&run(home, &["cat", log, "k", "--json"]).out)
+            .iter()
+            .map(|row| format!("{}\n", row["content"].as_str().unwrap()))
+            .collect();
+    }
+    wal.shutdown().unwrap();
+    let left = match loss {
+        "oldest" => usize::try_from(segments[0].next_index).unwrap()..lines.len(),
+        "newest" => 0..usize::try_from(segments.last().unwrap().first_index).unwrap(),
+        _ => 0..lines.len(),
+    };
+    fs::remove_file(match loss {
+        "oldest" => segments[0].path.clone(),
+        "newest" => segments.last().unwrap().path.clone(),
+        _ => home.join(log).join("META"),
+    })
+    .unwrap();
+    lines[left].to_vec()
+}
+
+#[test]
+fn what_opening_finds_lost_is_said_by_every_command_that_reads() {
+    for (loss, what) in LOSSES {
+        let home = home();
+        let home = home.path();
+        let left = lossy(home, "log", loss);
+        let before = files(&home.join("log"));
+        assert!(!left.is_empty());
+        let middle = left[left.len() / 2].trim_end().strip_prefix("entry ").unwrap();
+        for args in [
+            &["ls", "log"][..],
+            &["ls", "log", "k"],
+            &["ls", "log", "--json"],
+            &["cat", "log", "k"],
+            &["cat", "log", "k", "--reverse"],
+            &["get", "log", "k", middle],
+            &["tail", "log", "k"],
+            &["export", "log"],
+            &["export", "log", "k"],
+            &["retention", "log", "k"],
+            &["stats", "log"],
+            &["stats", "log", "--json"],
+        ] {
+            let ran = run(home, args);
+            assert!(!ran.out.is_empty(), "{loss}: {args:?}");
+            let said = ran.said(DAMAGE);
+            assert_eq!(said.matches(what).count(), 1, "{loss}: {args:?}: {said}");
+        }
+        assert_eq!(run(home, &["cat", "log", "k"]).gave(DAMAGE), left.concat(), "{loss}");
+        assert_eq!(rows(&run(home, &["export", "log"]).gave(DAMAGE)).len(), left.len());
+        run(home, &["verify", "log"]).gave(DAMAGE);
+        // The exit code of a failure stays that.
+        let said = run(home, &["cat", "log", "missing"]).said(ERROR);
+        assert!(said.contains(what) && said.contains("no key missing"), "{said}");
+        assert!(files(&home.join("log")) == before, "{loss}");
+    }
+}
+
+/// Whoever opens the log for itself is the last who can know.
+#[test]
+fn what_opening_finds_lost_is_said_by_every_command_that_writes() {
+    for (loss, what) in LOSSES {
+        let home = home();
+        let home = home.path();
+        for (n, args) in [
+            &["append", "k"][..],
+            &["append", "other", "--json"],
+            &["compact", "--retention", "7d"],
+            &["import", "--append"],
+            &["retention", "k", "--forever"],
+            &["remove", "k", "--yes"],
+            &["snapshot", "copy"],
+            &["repair"],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let log = format!("log {n}");
+            lossy(home, &log, loss);
+            let args = [&args[..1], &[&*log], &args[1..]].concat();
+            let ran = feed(home, &args, b"{\"key\":\"k\",\"content\":\"x\"}\n");
+            let done = ran.out.clone();
+            let said = ran.said(DAMAGE);
+            assert!(said.contains(what), "{loss}: {args:?}: {said}");
+            assert!(!done.is_empty(), "{loss}: {args:?}: {said}");
+            let _ = fs::remove_dir_all(home.join("copy"));
+        }
+    }
+}
+
+#[test]
+fn repair_names_what_it_cannot_bring_back() {
+    let home = home();
+    let home = home.path();
+    lossy(home, "log", "newest");
+    let ran = run(home, &["repair", "log"]);
+    assert!(
+        ran.err.contains("what was lost before cannot be brought back by repair"),
+        "{}",
+        ran.err
+    );
+    let said = ran.gave(DAMAGE);
+    assert!(!said.contains("nothing to repair"), "{said}");
+    lossy(home, "again", "newest");
+    let repaired = run(home, &["repair", "again", "--json"]).json(DAMAGE);
+    let lost = repaired["lost"].as_array().unwrap();
+    assert_eq!((lost.len(), &lost[0]["path"]), (1, &json!("again")));
+
+    // What is given up is not named a second time.
+    feed(home, &["append", "ends", "end"], b"one\ntwo\n").gave(OK);
+    damage(&segment(&home.join("ends"), "end"), 32 + 35, 32 + 35);
+    fs::remove_file(home.join("ends/META")).unwrap();
+    let args = ["repair", "ends", "--yes", "--copy-to", "copies", "--json"];
+    let repaired = run(home, &args).json(DAMAGE);
+    let lost: Vec<_> =
+        repaired["lost"].as_array().unwrap().iter().map(|finding| &finding["path"]).collect();
+    assert_eq!(lost, [&json!("ends/META")], "{repaired}");
+}
+
 fn newest(home: &Path, key: &str) -> PathBuf {
     let segments = rows(&run(home, &["ls", "log", key, "--json"]).gave(OK));
     let path = segments.last().unwrap()["path"].as_str().unwrap();
