@@ -103,7 +103,8 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
 /// What `verify` found, as a program reads it.
 #[derive(Serialize)]
 struct Verified<'r> {
-    clean: bool,
+    /// As `stats` has it: it says nothing of damage.
+    closed_cleanly: bool,
     keys: usize,
     segments: u64,
     entries: u64,
@@ -148,7 +149,7 @@ impl<'r> Verified<'r> {
             DamagedKey { key, key_base64, findings: facts.damaged, entries: facts.entries }
         });
         Self {
-            clean: report.clean,
+            closed_cleanly: report.clean,
             keys: report.keys.len(),
             segments: report.segments,
             entries: report.entries,
@@ -188,6 +189,8 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     let keys = counted(report.keys.len() as u64, "key", "keys");
     writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
     if !report.damaged.is_empty() {
+        // What it is about comes first, on a terminal, too.
+        out.flush()?;
         say(
             "what is lost comes back from a snapshot only, with `keywal restore`; see `keywal repair --help` for keys \
              that take no appends",

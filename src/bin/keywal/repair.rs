@@ -90,8 +90,8 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
     if !done.lost.is_empty() {
         let places = counted(done.lost.len() as u64, "damaged place", "damaged places");
         say(format!(
-            "{places} named when the log was opened: what was lost before cannot be brought back by repair, only \
-             from a snapshot, with `keywal restore`. Later commands may not find it again"
+            "{places} found on opening, and named above: repair cannot bring back what is lost there, `keywal restore` \
+             can, from a snapshot. Later commands may not find it again"
         ));
     }
     if done.unreadable_keys > 0 {
