@@ -434,6 +434,13 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     let said = run(home, &["verify", "log"]).gave(DAMAGE);
     assert!(said.contains("\ndamaged: key end: 9 entries can be read\n"), "{said}");
     assert!(said.ends_with("log: 28 entries in 3 keys can be read; 2 damaged places\n"), "{said}");
+    // On a terminal, the advice is what comes last.
+    let terminal = fs::File::create(home.join("terminal")).unwrap();
+    let mut command = program();
+    command.args(["verify", "log"]).current_dir(home).stdout(terminal.try_clone().unwrap());
+    assert_eq!(command.stderr(terminal).status().unwrap().code(), Some(DAMAGE));
+    let shown = fs::read_to_string(home.join("terminal")).unwrap();
+    assert!(shown.starts_with(&said) && shown.contains("restore"), "{shown}");
     assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE)).len(), 3);
     let said = run(home, &["stats", "log"]).said(DAMAGE);
     assert!(said.starts_with("keywal: end: log/end-"), "{said}");
