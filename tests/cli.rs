@@ -635,16 +635,6 @@ fn repair_names_what_it_cannot_bring_back() {
     let repaired = run(home, &["repair", "again", "--json"]).json(DAMAGE);
     let lost = repaired["lost"].as_array().unwrap();
     assert_eq!((lost.len(), &lost[0]["path"]), (1, &json!("again")));
-
-    // What is given up is not named a second time.
-    feed(home, &["append", "ends", "end"], b"one\ntwo\n").gave(OK);
-    damage(&segment(&home.join("ends"), "end"), 32 + 35, 32 + 35);
-    fs::remove_file(home.join("ends/META")).unwrap();
-    let args = ["repair", "ends", "--yes", "--copy-to", "copies", "--json"];
-    let repaired = run(home, &args).json(DAMAGE);
-    let lost: Vec<_> =
-        repaired["lost"].as_array().unwrap().iter().map(|finding| &finding["path"]).collect();
-    assert_eq!(lost, [&json!("ends/META")], "{repaired}");
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {

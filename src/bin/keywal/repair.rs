@@ -19,7 +19,6 @@ use crate::{open, times};
 struct Damaged {
     key: Key,
     path: PathBuf,
-    offset: u64,
     what: String,
 }
 
@@ -28,7 +27,7 @@ struct Repaired {
     keys: Vec<Row>,
     unreadable_keys: usize,
     copies: Option<PathBuf>,
-    /// What opening found damaged, and is no end of a key.
+    /// What opening found damaged, which is not what is given up here.
     lost: Vec<Finding>,
 }
 
@@ -45,15 +44,10 @@ struct Row {
 
 pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let (done, _) = open::existing(&args.dir, open::for_reading(), |wal| {
+        let lost = wal.recovery_report().damaged.clone();
         let (keys, unreadable_keys) = sorted(wal.enumerate_keys()?);
-        let mut done =
-            Repaired { keys: Vec::new(), unreadable_keys, copies: None, lost: Vec::new() };
+        let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None, lost };
         let damaged = damaged_ends(wal, keys)?;
-        let found = wal.recovery_report().damaged.iter();
-        let is_end = |found: &Finding| {
-            damaged.iter().any(|end| (&end.path, end.offset) == (&found.path, found.offset))
-        };
-        done.lost = found.filter(|found| !is_end(found)).cloned().collect();
         if damaged.is_empty() {
             return Ok(done);
         }
@@ -109,10 +103,10 @@ fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
             Ok(_) => {}
             Err(error) => {
                 let what = describe(&error);
-                let WalError::Corrupted { path, offset, .. } = error else {
+                let WalError::Corrupted { path, .. } = error else {
                     return Err(error.into());
                 };
-                damaged.push(Damaged { key, path, offset, what });
+                damaged.push(Damaged { key, path, what });
             }
         }
     }
