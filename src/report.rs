@@ -130,7 +130,8 @@ pub struct SnapshotReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// The directory had been shut down, and was not opened since.
+    /// The directory had been shut down, and was neither opened nor changed since. `false` is no damage: a
+    /// directory in use and one left by a crash have it, too. Damage is in `damaged`.
     pub clean: bool,
     /// Segment files.
     pub segments: u64,

@@ -263,7 +263,9 @@ fn wrong_usage_says_what_is_right_and_touches_nothing() {
         assert!(said.contains(what), "{args:?}: {said}");
     }
     assert_eq!(run(home, &["export", "log"]).gave(OK), before);
-    assert!(run(home, &["--help"]).gave(OK).contains("Exit codes"));
+    for help in ["--help", "help"] {
+        assert!(run(home, &[help]).gave(OK).contains("Exit codes"));
+    }
     let help = run(home, &["get", "--help"]).gave(OK);
     assert!(help.contains("keywal get [OPTIONS] <DIR> <KEY> <INDEX>\n"), "{help}");
     assert!(help.contains("append --json"), "{help}");
@@ -424,7 +426,7 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     assert_eq!(run(home, &["cat", "log", "sound"]).gave(OK), lines);
     assert_eq!(rows(&run(home, &["export", "log"]).gave(DAMAGE)).len(), 28);
     let verified = run(home, &["verify", "log", "--json"]).json(DAMAGE);
-    assert_eq!(verified["entries"], json!(28));
+    assert_eq!((&verified["entries"], &verified["closed_cleanly"]), (&json!(28), &json!(true)));
     let damaged = verified["damaged_keys"].as_array().unwrap().iter();
     let mut damaged: Vec<&str> = damaged.map(|key| key["key"].as_str().unwrap()).collect();
     damaged.sort_unstable();
@@ -432,6 +434,13 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     let said = run(home, &["verify", "log"]).gave(DAMAGE);
     assert!(said.contains("\ndamaged: key end: 9 entries can be read\n"), "{said}");
     assert!(said.ends_with("log: 28 entries in 3 keys can be read; 2 damaged places\n"), "{said}");
+    // On a terminal, the advice is what comes last.
+    let terminal = fs::File::create(home.join("terminal")).unwrap();
+    let mut command = program();
+    command.args(["verify", "log"]).current_dir(home).stdout(terminal.try_clone().unwrap());
+    assert_eq!(command.stderr(terminal).status().unwrap().code(), Some(DAMAGE));
+    let shown = fs::read_to_string(home.join("terminal")).unwrap();
+    assert!(shown.starts_with(&said) && shown.contains("restore"), "{shown}");
     assert_eq!(rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE)).len(), 3);
     let said = run(home, &["stats", "log"]).said(DAMAGE);
     assert!(said.starts_with("keywal: end: log/end-"), "{said}");
@@ -491,6 +500,141 @@ fn a_key_that_cannot_be_listed_is_explained() {
     let said = run(home, &["compact", "log", "--retention", "7d"]).said(ERROR);
     assert_eq!(said.matches("no valid file header").count(), 1, "{said}");
     assert!(said.starts_with(&format!("keywal: {named}\n")), "{said}");
+}
+
+/// What a log can lose so that only opening it can tell, and what is said of that.
+const LOSSES: [(&str, &str); 4] = [
+    ("facts", "META: damaged: missing or damaged; its facts were put together anew"),
+    ("journal", "JOURNAL: damaged: the journal is missing or cut off"),
+    ("oldest", ": damaged: segment files were added or removed while the directory was closed"),
+    ("newest", ": damaged: segment files were added or removed while the directory was closed"),
+];
+
+/// Makes a log that has lost this, with a key `k` of several segments, and says which lines of it are left.
+fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
+    let lines = numbered(0..300);
+    let options = WalOptions::default().max_segment_bytes(4096).max_entry_bytes(1024);
+    let options = options.journal_bytes(1 << 20);
+    let dir = home.join(log);
+    let wal = Wal::new(&dir, options.clone()).unwrap();
+    for line in &lines {
+        wal.append_entry("k", None, line.trim_end(), false).unwrap();
+    }
+    let segments = wal.segments("k").unwrap();
+    assert!(segments.len() > 2);
+    wal.shutdown().unwrap();
+    if loss == "journal" {
+        // As a crash leaves it.
+        let wal = Wal::new(&dir, options).unwrap();
+        wal.append_entry("k", None, "only in the journal", false).unwrap();
+        let crashed = home.join("crashed");
+        fs::create_dir(&crashed).unwrap();
+        for (path, (_, content)) in files(&dir) {
+            fs::write(crashed.join(path.file_name().unwrap()), content).unwrap();
+        }
+        wal.shutdown().unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        fs::rename(crashed, &dir).unwrap();
+        fs::remove_file(dir.join("JOURNAL")).unwrap();
+        return lines;
+    }
+    let left = match loss {
+        "oldest" => usize::try_from(segments[0].next_index).unwrap()..lines.len(),
+        "newest" => 0..usize::try_from(segments.last().unwrap().first_index).unwrap(),
+        _ => 0..lines.len(),
+    };
+    fs::remove_file(match loss {
+        "oldest" => segments[0].path.clone(),
+        "newest" => segments.last().unwrap().path.clone(),
+        _ => dir.join("META"),
+    })
+    .unwrap();
+    lines[left].to_vec()
+}
+
+#[test]
+fn what_opening_finds_lost_is_said_by_every_command_that_reads() {
+    for (loss, what) in LOSSES {
+        let home = home();
+        let home = home.path();
+        let left = lossy(home, "log", loss);
+        let before = files(&home.join("log"));
+        assert!(!left.is_empty());
+        let middle = left[left.len() / 2].trim_end().strip_prefix("entry ").unwrap();
+        for args in [
+            &["ls", "log"][..],
+            &["ls", "log", "k"],
+            &["ls", "log", "--json"],
+            &["cat", "log", "k"],
+            &["cat", "log", "k", "--reverse"],
+            &["get", "log", "k", middle],
+            &["tail", "log", "k"],
+            &["export", "log"],
+            &["export", "log", "k"],
+            &["retention", "log", "k"],
+            &["stats", "log"],
+            &["stats", "log", "--json"],
+        ] {
+            let ran = run(home, args);
+            assert!(!ran.out.is_empty(), "{loss}: {args:?}");
+            let said = ran.said(DAMAGE);
+            assert_eq!(said.matches(what).count(), 1, "{loss}: {args:?}: {said}");
+        }
+        assert_eq!(run(home, &["cat", "log", "k"]).gave(DAMAGE), left.concat(), "{loss}");
+        assert_eq!(rows(&run(home, &["export", "log"]).gave(DAMAGE)).len(), left.len());
+        run(home, &["verify", "log"]).gave(DAMAGE);
+        // The exit code of a failure stays that.
+        let said = run(home, &["cat", "log", "missing"]).said(ERROR);
+        assert!(said.contains(what) && said.contains("no key missing"), "{said}");
+        assert!(files(&home.join("log")) == before, "{loss}");
+    }
+}
+
+/// Whoever opens the log for itself is the last who can know.
+#[test]
+fn what_opening_finds_lost_is_said_by_every_command_that_writes() {
+    for (loss, what) in LOSSES {
+        let home = home();
+        let home = home.path();
+        for (n, args) in [
+            &["append", "k"][..],
+            &["append", "other", "--json"],
+            &["compact", "--retention", "7d"],
+            &["import", "--append"],
+            &["retention", "k", "--forever"],
+            &["remove", "k", "--yes"],
+            &["snapshot", "copy"],
+            &["repair"],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let log = format!("log {n}");
+            lossy(home, &log, loss);
+            let args = [&args[..1], &[&*log], &args[1..]].concat();
+            let ran = feed(home, &args, b"{\"key\":\"k\",\"content\":\"x\"}\n");
+            let done = ran.out.clone();
+            let said = ran.said(DAMAGE);
+            assert!(said.contains(what), "{loss}: {args:?}: {said}");
+            assert!(!done.is_empty(), "{loss}: {args:?}: {said}");
+            let _ = fs::remove_dir_all(home.join("copy"));
+        }
+    }
+}
+
+#[test]
+fn repair_names_what_it_cannot_bring_back() {
+    let home = home();
+    let home = home.path();
+    lossy(home, "log", "newest");
+    let ran = run(home, &["repair", "log"]);
+    assert!(ran.err.contains("repair cannot bring back what is lost there"), "{}", ran.err);
+    let said = ran.gave(DAMAGE);
+    assert!(!said.contains("nothing to repair"), "{said}");
+    lossy(home, "again", "newest");
+    let repaired = run(home, &["repair", "again", "--json"]).json(DAMAGE);
+    let lost = repaired["lost"].as_array().unwrap();
+    assert_eq!((lost.len(), &lost[0]["path"]), (1, &json!("again")));
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {

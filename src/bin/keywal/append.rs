@@ -27,7 +27,7 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
     let options = args.writing.options();
     let limit = options.max_entry_bytes;
-    let appended = open::or_create(&args.key.dir, options, |wal| {
+    let (appended, found) = open::or_create(&args.key.dir, options, |wal| {
         let first_index = wal.next_index(&key).map_err(|error| match Failure::from(error) {
             Failure::Damage(text) => Failure::Damage(format!(
                 "{text}; restore a snapshot, or see what `keywal repair` can do"
@@ -55,7 +55,7 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
         }
         writeln!(out)?;
     }
-    Ok(Outcome::Done)
+    Ok(found)
 }
 
 fn feed(

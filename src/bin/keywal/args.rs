@@ -28,7 +28,8 @@ away (`keywal cat .. | head`) is no error.
 
 ls, cat, get, tail, stats, verify, export, restore, and retention without options change nothing in a log, and \
 read it beside a program that writes to it. The others need the log for themselves; after a crash they recover \
-it first.
+it first. The first of them that opens a log of which files are missing says so, with code 3; later commands do \
+not know it any more.
 
 A DURATION is 500ms, 10s, 2h, 7d or 2w. A TIME is RFC 3339 as in 2026-11-25T14:30:00Z, a date, or a DURATION \
 before now.";
@@ -42,7 +43,7 @@ const LIMITS: [&str; 4] = ["max_age", "max_entries", "max_bytes", "keep_last"];
 
 /// Look into keywal directories, check and repair them, move entries in and out.
 #[derive(Debug, Parser)]
-#[command(name = "keywal", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+#[command(name = "keywal", version, after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -156,7 +157,8 @@ pub struct Tail {
 /// Append standard input to a key, each line an entry.
 ///
 /// When it ends with code 0, everything is on the disk. After an error, what it says has been appended
-/// is, too.
+/// is, too. With code 3, everything is if it printed how much it appended: the damage is elsewhere. If not, the key's
+/// own end is damaged, and nothing is.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option that is typed")]
 pub struct Append {
@@ -224,6 +226,9 @@ pub struct Stats {
 }
 
 /// Read everything and check it. Ends with code 3 if anything is damaged.
+///
+/// With --json, damage is in `damaged` and nowhere else: `closed_cleanly` is also false of a log that is in use, or
+/// was left by a crash.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// The log's directory
@@ -238,7 +243,8 @@ pub struct Verify {
 /// Only what is lost for certain is given up: the end of a key that is damaged although it was stored
 /// safely. Nothing is cut off or written over, and damage elsewhere stays as it is: it keeps nobody from
 /// reading and appending. The damaged files are copied before anything is changed. To have entries back,
-/// restore a snapshot instead.
+/// restore a snapshot instead. What opening finds lost, such as missing files, is named as what repair cannot bring
+/// back, with code 3.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
     /// The log's directory
@@ -256,13 +262,17 @@ pub struct Repair {
 
 /// Drop the segments that have outlived the retention.
 ///
-/// Of a key that has a retention of its own (`keywal retention`), that counts.
+/// A segment takes entries for a while, its window: `keywal ls DIR KEY` shows until when. It is dropped as a whole, once
+/// that end is older than the retention. Segments keep the window that they were made with, by default a tenth of the
+/// retention that the program had then: with a shorter one here, entries go up to such a window later than it says,
+/// and a segment whose window is not over stays. Of a key that has a retention of its own
+/// (`keywal retention`), that counts.
 #[derive(Debug, clap::Args)]
 pub struct Compact {
     /// The log's directory
     pub dir: PathBuf,
-    /// What the program that writes to the log keeps, such as 7d; entries are dropped that are older. Has to
-    /// be given, because a shorter one drops what that program wants
+    /// What the program that writes to the log keeps, such as 7d: no entry goes that is younger. Has to be given,
+    /// because a shorter one drops what that program wants
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub retention: Duration,
     /// Print a JSON object

@@ -13,11 +13,11 @@ use crate::progress::Progress;
 use crate::text::counted;
 
 pub fn snapshot(args: &Snapshot, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let report = open::existing(&args.dir, open::for_reading(), |wal| {
+    let (report, found) = open::existing(&args.dir, open::for_reading(), |wal| {
         let _progress = Progress::waiting("copying");
         Ok(wal.snapshot(&args.to)?)
     })?;
-    print(&report, &args.to, args.json, out)
+    Ok(found.and(print(&report, &args.to, args.json, out)?))
 }
 
 pub fn restore(args: &Restore, out: &mut dyn Write) -> Result<Outcome, Failure> {

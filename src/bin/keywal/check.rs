@@ -31,10 +31,12 @@ struct Totals {
 }
 
 pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let (totals, damaged) = totals(&open::read(&args.dir)?)?;
+    let (log, found) = open::read(&args.dir)?;
+    let (totals, damaged) = totals(&log)?;
+    let outcome = found.and(Outcome::of(damaged));
     if args.json {
         print_json(out, &totals)?;
-        return Ok(Outcome::of(damaged));
+        return Ok(outcome);
     }
     let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
     let closed = if totals.closed_cleanly { "yes" } else { "no, or it is in use" };
@@ -52,7 +54,7 @@ pub fn stats(args: &Stats, out: &mut dyn Write) -> Result<Outcome, Failure> {
     ] {
         writeln!(out, "{name:<25}{value}")?;
     }
-    Ok(Outcome::of(damaged))
+    Ok(outcome)
 }
 
 fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
@@ -65,10 +67,7 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
         foreign_files: report.foreign_files,
         ..Totals::default()
     };
-    for finding in &report.damaged {
-        say(format!("{}: {}", finding.path.display(), finding.what));
-    }
-    let mut damaged = unreadable_keys > 0 || !report.damaged.is_empty();
+    let mut damaged = unreadable_keys > 0;
     let (mut oldest, mut newest) = (None, None);
     for key in keys {
         let segments = match log.segments(&key) {
@@ -104,7 +103,8 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
 /// What `verify` found, as a program reads it.
 #[derive(Serialize)]
 struct Verified<'r> {
-    clean: bool,
+    /// As `stats` has it: it says nothing of damage.
+    closed_cleanly: bool,
     keys: usize,
     segments: u64,
     entries: u64,
@@ -149,7 +149,7 @@ impl<'r> Verified<'r> {
             DamagedKey { key, key_base64, findings: facts.damaged, entries: facts.entries }
         });
         Self {
-            clean: report.clean,
+            closed_cleanly: report.clean,
             keys: report.keys.len(),
             segments: report.segments,
             entries: report.entries,
@@ -189,6 +189,8 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     let keys = counted(report.keys.len() as u64, "key", "keys");
     writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
     if !report.damaged.is_empty() {
+        // What it is about comes first, on a terminal, too.
+        out.flush()?;
         say(
             "what is lost comes back from a snapshot only, with `keywal restore`; see `keywal repair --help` for keys \
              that take no appends",

@@ -13,7 +13,7 @@ use crate::text::{counted, show_key};
 
 pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let options = WalOptions { entry_retention: args.retention, ..open::for_reading() };
-    let report = open::existing(&args.dir, options, |wal| Ok(wal.compact()?))?;
+    let (report, found) = open::existing(&args.dir, options, |wal| Ok(wal.compact()?))?;
     let failed = !report.failures.is_empty() || report.refused.is_some();
     for failure in &report.failures {
         let path = failure.path.display().to_string();
@@ -37,16 +37,12 @@ pub fn compact(args: &Compact, out: &mut dyn Write) -> Result<Outcome, Failure> 
             report.dropped_bytes
         )?;
     }
-    if failed {
-        Err(Failure::error("not everything was dropped that is to go"))
-    } else {
-        Ok(Outcome::Done)
-    }
+    if failed { Err(Failure::error("not everything was dropped that is to go")) } else { Ok(found) }
 }
 
 pub fn remove(args: &Remove, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
-    let entries = open::existing(&args.key.dir, open::for_reading(), |wal| {
+    let (entries, found) = open::existing(&args.key.dir, open::for_reading(), |wal| {
         let segments = wal.segments(&key)?;
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
             return Err(no_such_key(&key));
@@ -57,7 +53,7 @@ pub fn remove(args: &Remove, out: &mut dyn Write) -> Result<Outcome, Failure> {
         Ok(entries)
     })?;
     writeln!(out, "{}: removed, {entries}", show_key(&key))?;
-    Ok(Outcome::Done)
+    Ok(found)
 }
 
 pub fn destroy(args: &Destroy, out: &mut dyn Write) -> Result<Outcome, Failure> {

@@ -15,7 +15,7 @@ use crate::text::show_key;
 
 pub fn run(args: &Export, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let asked = args.keys.iter().map(|key| args.syntax.key(key)).collect::<Result<Vec<_>, _>>()?;
-    let log = &open::read(&args.dir)?;
+    let (log, found) = &open::read(&args.dir)?;
     let (keys, unreadable) = if asked.is_empty() {
         let (keys, unreadable) = sorted(log.enumerate_keys()?);
         (keys.iter().map(|key| key.to_vec()).collect(), unreadable)
@@ -48,5 +48,5 @@ pub fn run(args: &Export, out: &mut dyn Write) -> Result<Outcome, Failure> {
         }
         progress.step(1);
     }
-    Ok(Outcome::of(damaged))
+    Ok(found.and(Outcome::of(damaged)))
 }

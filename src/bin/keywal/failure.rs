@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use keywal::WalError;
+use keywal::{Finding, WalError};
 
 use crate::text::show_content;
 
@@ -37,6 +37,11 @@ pub enum Failure {
 impl Outcome {
     pub fn of(damaged: bool) -> Self {
         if damaged { Self::Damaged } else { Self::Done }
+    }
+
+    /// Of two things that were done.
+    pub fn and(self, other: Self) -> Self {
+        Self::of([self, other].contains(&Self::Damaged))
     }
 
     pub fn exit_code(self) -> ExitCode {
@@ -116,6 +121,18 @@ pub fn describe(error: &WalError) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Says what is damaged, in the words of the error that reading it gives.
+pub fn say_damaged(findings: &[Finding]) -> Outcome {
+    for Finding { path, offset, bytes, what } in findings {
+        let place = match bytes {
+            0 => String::new(),
+            _ => format!(" from offset {offset}, {bytes} bytes"),
+        };
+        say(format!("{}: damaged{place}: {what}", path.display()));
+    }
+    Outcome::of(!findings.is_empty())
 }
 
 /// Says something on standard error, as long as somebody listens. What others made up (names of files, of

@@ -26,7 +26,7 @@ const JSON_FACTOR: u64 = 6;
 const JSON_SLACK_BYTES: u64 = 1 << 20;
 
 pub fn run(args: &Import, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let done = match &args.from_nano_wal {
+    let (done, found) = match &args.from_nano_wal {
         Some(dir) => from_nano_wal(args, dir)?,
         None => from_lines(args)?,
     };
@@ -50,7 +50,7 @@ pub fn run(args: &Import, out: &mut dyn Write) -> Result<Outcome, Failure> {
         let lines = counted(done.rejected_lines, "line is", "lines are");
         say(format!("{lines} no entries, and in {}", path.display()));
     }
-    Ok(Outcome::of(damaged))
+    Ok(found.and(Outcome::of(damaged)))
 }
 
 /// Where lines come from. A file is read once before anything is appended; what cannot be read twice is not.
@@ -143,7 +143,7 @@ fn check(line: Imported, options: &WalOptions) -> Result<Imported, String> {
     Ok(line)
 }
 
-fn from_lines(args: &Import) -> Result<Done, Failure> {
+fn from_lines(args: &Import) -> Result<(Done, Outcome), Failure> {
     let options = args.writing.options();
     let limit =
         options.max_entry_bytes.saturating_mul(JSON_FACTOR).saturating_add(JSON_SLACK_BYTES);
@@ -257,7 +257,7 @@ impl<'a> Rejects<'a> {
     }
 }
 
-fn from_nano_wal(args: &Import, source: &Path) -> Result<Done, Failure> {
+fn from_nano_wal(args: &Import, source: &Path) -> Result<(Done, Outcome), Failure> {
     let options = args.writing.options();
     let found = nano::list(source)?;
     for what in &found.unreadable {

@@ -52,11 +52,12 @@ struct SegmentRow {
 
 pub fn run(args: &Ls, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
-    let log = open::read(&args.dir)?;
-    match key {
+    let (log, found) = open::read(&args.dir)?;
+    let listed = match key {
         Some(key) => segments(&log, &key, args.json, out),
         None => keys(&log, args.json, out),
-    }
+    };
+    Ok(found.and(listed?))
 }
 
 fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Failure> {

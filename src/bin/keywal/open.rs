@@ -6,7 +6,7 @@ use std::path::Path;
 
 use keywal::{Wal, WalOptions, WalReader};
 
-use crate::failure::{Failure, say};
+use crate::failure::{Failure, Outcome, say, say_damaged};
 use crate::progress::Progress;
 
 /// The file that every directory of keywal's has.
@@ -15,28 +15,32 @@ const META_NAME: &str = "META";
 const LOCK_NAME: &str = "LOCK";
 
 /// Opens a log that exists for a command that only reads: beside a program that writes to it, or after it
-/// has died. Nothing in the directory is changed.
-pub fn read(dir: &Path) -> Result<WalReader, Failure> {
+/// has died. Nothing in the directory is changed. Says what is damaged as far as opening shows it; the outcome is
+/// part of the command's.
+pub fn read(dir: &Path) -> Result<(WalReader, Outcome), Failure> {
     check_exists(dir)?;
-    Ok(WalReader::open_with(dir, for_reading())?)
+    let log = WalReader::open_with(dir, for_reading())?;
+    let found = say_damaged(&log.report().damaged);
+    Ok((log, found))
 }
 
-/// Runs `work` on a log that exists.
+/// Runs `work` on a log that exists. Says what is damaged as [`read`] does: some of it, such as missing files,
+/// nobody can find again once the log has been opened for writing.
 pub fn existing<T>(
     dir: &Path,
     options: WalOptions,
     work: impl FnOnce(&Wal) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<(T, Outcome), Failure> {
     check_exists(dir)?;
     with(dir, options, work)
 }
 
-/// Runs `work` on a log that is created if need be.
+/// As [`existing`], on a log that is created if need be.
 pub fn or_create<T>(
     dir: &Path,
     options: WalOptions,
     work: impl FnOnce(&Wal) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<(T, Outcome), Failure> {
     if !is_new(dir)? {
         check_exists(dir)?;
     }
@@ -53,13 +57,14 @@ fn with<T>(
     dir: &Path,
     options: WalOptions,
     work: impl FnOnce(&Wal) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<(T, Outcome), Failure> {
     options.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let wal = {
         // After a crash of a program with many keys.
         let _progress = Progress::waiting("opening the log");
         Wal::new(dir, options)?
     };
+    let found = say_damaged(&wal.recovery_report().damaged);
     let result = work(&wal);
     // Leaves a log that was closed cleanly as one, so that its end stays proven.
     let closed = {
@@ -67,7 +72,7 @@ fn with<T>(
         wal.shutdown().map_err(Failure::from)
     };
     match (result, closed) {
-        (Ok(done), closed) => closed.map(|()| done),
+        (Ok(done), closed) => closed.map(|()| (done, found)),
         (Err(failure), Ok(())) => Err(failure),
         (Err(failure), Err(closing)) => {
             closing.report();

@@ -21,7 +21,7 @@ const PAUSE_FACTOR: u32 = 9;
 
 pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
-    let log = &open::read(&args.key.dir)?;
+    let (log, found) = &open::read(&args.key.dir)?;
     let mut entries = entries_of(log, &key)?;
     entries = entries.range(bounds(args.from, args.to));
     if args.since.is_some() || args.until.is_some() {
@@ -30,20 +30,22 @@ pub fn cat(args: &Cat, out: &mut dyn Write) -> Result<Outcome, Failure> {
     if let Some(n) = args.last {
         entries = entries.last_n(n);
     }
-    if args.reverse {
+    let printed = if args.reverse {
         print_all(&args.form, out, &key, entries.rev())
     } else {
         print_all(&args.form, out, &key, entries)
-    }
+    };
+    Ok(found.and(printed?))
 }
 
 pub fn tail(args: &Tail, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
-    let log = open::read(&args.key.dir)?;
+    let (log, found) = open::read(&args.key.dir)?;
     if args.follow {
         return follow(args, log, &key, out);
     }
-    print_all(&args.form, out, &key, entries_of(&log, &key)?.last_n(args.last))
+    let entries = entries_of(&log, &key)?.last_n(args.last);
+    Ok(found.and(print_all(&args.form, out, &key, entries)?))
 }
 
 /// Goes on for ever, or until something fails.
@@ -101,7 +103,7 @@ fn follow(
 
 pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
-    let log = &open::read(&args.dir)?;
+    let (log, found) = &open::read(&args.dir)?;
     let entry = match (args.reference, &key, args.index) {
         (Some(reference), ..) => log.read_entry(reference)?,
         (None, Some(key), Some(index)) => {
@@ -124,7 +126,7 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
         let key = if args.form.json { key_of(log, key, &entry)? } else { Vec::new() };
         args.form.print(out, &key, &entry)?;
     }
-    Ok(Outcome::Done)
+    Ok(*found)
 }
 
 /// The key of an entry, which a reference does not tell: it is searched for.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use keywal::{Key, Wal, WalError};
+use keywal::{Finding, Key, Wal, WalError};
 use serde::Serialize;
 
 use crate::args::Repair;
@@ -27,6 +27,8 @@ struct Repaired {
     keys: Vec<Row>,
     unreadable_keys: usize,
     copies: Option<PathBuf>,
+    /// What opening found damaged, which is not what is given up here.
+    lost: Vec<Finding>,
 }
 
 #[derive(Serialize)]
@@ -41,9 +43,10 @@ struct Row {
 }
 
 pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let done = open::existing(&args.dir, open::for_reading(), |wal| {
+    let (done, _) = open::existing(&args.dir, open::for_reading(), |wal| {
+        let lost = wal.recovery_report().damaged.clone();
         let (keys, unreadable_keys) = sorted(wal.enumerate_keys()?);
-        let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None };
+        let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None, lost };
         let damaged = damaged_ends(wal, keys)?;
         if damaged.is_empty() {
             return Ok(done);
@@ -74,14 +77,23 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
         let keys = counted(done.keys.len() as u64, "key takes", "keys take");
         writeln!(out, "{keys} appends again; the damaged files are also in {}", copies.display())?;
     } else {
-        writeln!(out, "{}: nothing to repair: no key's end is damaged", args.dir.display())?;
+        let nothing = if done.lost.is_empty() { "nothing to repair: " } else { "" };
+        writeln!(out, "{}: {nothing}no key's end is damaged", args.dir.display())?;
+    }
+    out.flush()?;
+    if !done.lost.is_empty() {
+        let places = counted(done.lost.len() as u64, "damaged place", "damaged places");
+        say(format!(
+            "{places} found on opening, and named above: repair cannot bring back what is lost there, `keywal restore` \
+             can, from a snapshot. Later commands may not find it again"
+        ));
     }
     if done.unreadable_keys > 0 {
         say(
             "keys that cannot be listed are left alone: restore their files from a snapshot, or move them away",
         );
     }
-    Ok(Outcome::of(done.unreadable_keys > 0))
+    Ok(Outcome::of(done.unreadable_keys > 0 || !done.lost.is_empty()))
 }
 
 fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
@@ -91,7 +103,9 @@ fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
             Ok(_) => {}
             Err(error) => {
                 let what = describe(&error);
-                let WalError::Corrupted { path, .. } = error else { return Err(error.into()) };
+                let WalError::Corrupted { path, .. } = error else {
+                    return Err(error.into());
+                };
                 damaged.push(Damaged { key, path, what });
             }
         }

@@ -67,14 +67,14 @@ struct Shown {
 pub fn run(args: &args::Retention, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
     let limits = args.limits();
-    let retention = if args.none || limits.is_some() {
+    let (retention, found) = if args.none || limits.is_some() {
         change(args, &key, limits)?
     } else {
-        let log = open::read(&args.key.dir)?;
+        let (log, found) = open::read(&args.key.dir)?;
         if log.segments(&key)?.is_empty() {
             return Err(no_such_key(&key));
         }
-        log.retention(&key)?
+        (log.retention(&key)?, found)
     };
     if args.json {
         let (key, key_base64) = text_or_base64(Some(&key));
@@ -84,14 +84,14 @@ pub fn run(args: &args::Retention, out: &mut dyn Write) -> Result<Outcome, Failu
             retention.map_or_else(|| "none of its own".to_owned(), |retention| show(&retention));
         writeln!(out, "{}: {retention}", show_key(&key))?;
     }
-    Ok(Outcome::Done)
+    Ok(found)
 }
 
 fn change(
     args: &args::Retention,
     key: &[u8],
     retention: Option<Retention>,
-) -> Result<Option<Retention>, Failure> {
+) -> Result<(Option<Retention>, Outcome), Failure> {
     let options = open::for_reading();
     let check = retention.map_or(Ok(()), |retention| retention.validate(&options));
     check.map_err(|error| Failure::usage(error.to_string()))?;
