@@ -26,6 +26,7 @@ use crate::format::{
 };
 use crate::fs::{Dir, File, OpenMode, len_u64, read_full, write_full};
 use crate::observe;
+use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::ring::Ring;
 use crate::scan::{self, Step, Walk};
@@ -131,7 +132,7 @@ pub(crate) struct Segment {
     promised: AtomicBool,
     /// The file had been closed with unsynced bytes. A write-back of these may have failed and nobody have been
     /// told: they are read back from the disk before a sync counts.
-    doubted: AtomicBool,
+    doubted: Mutex<bool>,
     /// Number of the directory change that made this file's name; the name survives power loss once
     /// that many changes do.
     name_change: u64,
@@ -265,7 +266,7 @@ impl Segment {
             gate: SyncGate::new(0),
             proven: AtomicU32::new(0),
             promised: AtomicBool::new(false),
-            doubted: AtomicBool::new(false),
+            doubted: Mutex::new(false),
             name_change: 0,
         }
     }
@@ -283,7 +284,7 @@ impl Segment {
     pub(crate) fn admit_unsynced(self, extent: Extent, durable: u32, name_change: u64) -> Self {
         let mut segment = self.admit(extent, name_change);
         segment.gate = SyncGate::new(u64::from(durable));
-        segment.doubted = AtomicBool::new(true);
+        segment.doubted = Mutex::new(true);
         segment.content.wrote(extent.end);
         segment
     }

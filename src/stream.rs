@@ -334,26 +334,22 @@ impl Stream {
         Ok(segment)
     }
 
-    /// The newest segment, in the cache: a sync of a handle beside it would be known to nobody afterwards. The
-    /// stream must be loaded.
-    #[cfg(feature = "async")]
-    pub(crate) fn newest_to_sync(&self, store: &Store) -> Result<Arc<Segment>> {
-        self.segment_to_append(store, &self.writer())
+    /// The newest segment, in the cache, if there is one: what a sync of a handle beside it has met would be
+    /// known to nobody afterwards. The stream must be loaded.
+    fn newest_to_sync(&self, store: &Store, writer: &Writer) -> Result<Option<Arc<Segment>>> {
+        if self.exists() { self.segment_to_append(store, writer).map(Some) } else { Ok(None) }
     }
 
     /// Makes everything that was appended survive power loss. The stream must be loaded.
     pub(crate) fn sync(&self, store: &Store) -> Result<()> {
-        let segment = {
-            let writer = self.writer();
-            if !matches!(writer.phase, Phase::Active { .. } | Phase::Stale | Phase::Ended { .. }) {
-                return Ok(());
-            }
-            self.segment_to_append(store, &writer)?
-        };
-        if segment.is_poisoned() {
-            return Err(segment.poisoned());
-        }
-        store.make_durable(&segment, segment.extent().end)
+        let newest = self.newest_to_sync(store, &self.writer())?;
+        newest.map_or(Ok(()), |newest| sync_segment(store, &newest))
+    }
+
+    /// As [`Self::sync`], by who holds the writer lock.
+    pub(crate) fn sync_locked(&self, store: &Store, writer: &Writer) -> Result<()> {
+        let newest = self.newest_to_sync(store, writer)?;
+        newest.map_or(Ok(()), |newest| sync_segment(store, &newest))
     }
 
     /// Bytes of the newest segment from this offset on.
@@ -431,4 +427,11 @@ impl Stream {
     pub(crate) fn file_name(&self, sequence: u32) -> String {
         self.id(sequence).file_name(&label(self.key().unwrap_or_default()))
     }
+}
+
+fn sync_segment(store: &Store, segment: &Segment) -> Result<()> {
+    if segment.is_poisoned() {
+        return Err(segment.poisoned());
+    }
+    store.make_durable(segment, segment.extent().end)
 }

@@ -196,11 +196,10 @@ impl Streams {
             if guard.phase == Phase::Stuck {
                 return Err(occupant.stuck(store, &guard));
             }
-            if let Some(newest) = occupant.newest(store)? {
-                store.make_durable(&newest, newest.extent().end)?;
-            } else if !guard.has_tombstone() {
+            if !occupant.exists() && !guard.has_tombstone() {
                 return Ok(None); // being created; wait for how that ends
             }
+            occupant.sync_locked(store, &guard)?;
             guards.push(guard);
         }
         let nobodys = self.by_hash(hash);

@@ -9,6 +9,7 @@
 )]
 
 use std::io;
+use std::sync::PoisonError;
 
 use super::{Pending, Segment};
 use crate::error::{Result, WalError};
@@ -62,7 +63,9 @@ impl Segment {
 
     /// Makes sure that what a sync says of the file can be believed.
     fn dispel_doubt(&self, counters: &Counters) -> Result<()> {
-        if !self.doubted.load(Ordering::Acquire) || self.is_poisoned() {
+        // Nobody else syncs meanwhile: what a sync that failed has lost would go from the page cache, too.
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*doubted || self.is_poisoned() {
             return Ok(());
         }
         let end = self.file_end();
@@ -79,7 +82,7 @@ impl Segment {
             observe::poisoned(&self.path, &source);
             return Err(self.sync_failed(source));
         }
-        self.doubted.store(false, Ordering::Release);
+        *doubted = false;
         Ok(())
     }
 

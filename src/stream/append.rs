@@ -297,13 +297,7 @@ impl Stream {
             }
             Phase::Unloaded => return Ok(store.past == Past::Clean),
             Phase::Stuck => {
-                if let Some(newest) = self.newest(store)? {
-                    if newest.is_poisoned() {
-                        return Err(newest.poisoned());
-                    }
-                    store.make_durable(&newest, newest.extent().end)?;
-                }
-                return Ok(false);
+                return self.sync_locked(store, writer).map(|()| false);
             }
             Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
         }

@@ -27,16 +27,6 @@ pub(super) struct Doomed {
 }
 
 impl Stream {
-    /// Makes the newest segment survive power loss: when the others are gone, it alone carries the
-    /// numbers on.
-    pub(super) fn secure_newest(&self, store: &Store) -> Result<()> {
-        match self.newest(store)? {
-            Some(newest) if newest.is_poisoned() => Err(newest.poisoned()),
-            Some(newest) => store.make_durable(&newest, newest.extent().end),
-            None => Ok(()),
-        }
-    }
-
     /// Nothing is dropped once the log is closed, nor while a removal waits for recovery.
     pub(super) fn check_discardable(&self, store: &Store, writer: &Writer) -> Result<()> {
         store.check_open()?;
@@ -108,7 +98,7 @@ impl Stream {
             full = self.succeed(store, &mut writer, store.now_ms())?;
             drop.extend(full.is_none().then(|| Doomed::of(&Present::of(&newest))));
         }
-        self.unlink_in_order(store, &drop, &mut report)?;
+        self.unlink_in_order(store, &writer, &drop, &mut report)?;
         full.map_or(Ok(report), Err)
     }
 
@@ -117,11 +107,13 @@ impl Stream {
     fn unlink_in_order(
         &self,
         store: &Store,
+        writer: &Writer,
         all: &[Doomed],
         report: &mut CompactionReport,
     ) -> Result<()> {
         if let Some(last) = all.iter().map(|doomed| doomed.sequence).max() {
-            self.secure_newest(store)?;
+            // When the others are gone, the newest alone carries the numbers on.
+            self.sync_locked(store, writer)?;
             // A name that is lost with the power and not brought back would leave a gap.
             store.sync_names(store.latest_name_change())?;
             store.note_dropped(self.id(last))?;
@@ -135,22 +127,27 @@ impl Stream {
     }
 
     /// Unlinks what crashes have left of earlier drops, by who holds the writer lock.
-    pub(super) fn unlink_leftovers(&self, store: &Store) -> Result<()> {
+    pub(super) fn unlink_leftovers(&self, store: &Store, writer: &Writer) -> Result<()> {
         let Some((chain, _)) = self.chain(store)? else { return Ok(()) };
         let leftovers = leftovers(&chain);
         if leftovers.is_empty() {
             return Ok(());
         }
-        self.unlink_in_order(store, &leftovers, &mut CompactionReport::default())
+        self.unlink_in_order(store, writer, &leftovers, &mut CompactionReport::default())
     }
 
     /// Unlinks a segment without entries that nothing comes before, by who holds the writer lock.
-    pub(super) fn unlink_if_first_and_empty(&self, store: &Store, segment: &Segment) -> Result<()> {
+    pub(super) fn unlink_if_first_and_empty(
+        &self,
+        store: &Store,
+        writer: &Writer,
+        segment: &Segment,
+    ) -> Result<()> {
         if segment.extent().count > 0 || self.sequences().first() != Some(&segment.id.sequence) {
             return Ok(());
         }
         let doomed = Doomed::of(&Present::of(segment));
-        self.unlink_in_order(store, &[doomed], &mut CompactionReport::default())
+        self.unlink_in_order(store, writer, &[doomed], &mut CompactionReport::default())
     }
 
     /// Removes the key with everything it has. `keep_tombstone`: a key with the next hash value may

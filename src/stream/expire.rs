@@ -178,7 +178,8 @@ impl Stream {
             let explained = found.segments.iter_mut().take_while(old_enough);
             explained.for_each(|doomed| doomed.explained = true);
         }
-        self.secure_newest(store)?;
+        // When the others are gone, the newest alone carries the numbers on.
+        self.sync_locked(store, &writer)?;
         Ok(found)
     }
 

@@ -29,14 +29,14 @@ impl Stream {
         }
         // With limits of its own, nothing explains a gap in the row any more: what was dropped must not come
         // back, though the journal could let the new segment survive before that is sure.
-        self.unlink_leftovers(store)?;
+        self.unlink_leftovers(store, writer)?;
         store.sync_names(store.latest_name_change())?;
         self.seal(store, writer, &old)?;
         let facts = (limits, &*old.metadata);
         let new = self.create(store, writer, Some(&old), facts, store.now_ms())?;
         self.catalog().due = super::Due::default();
         secure(store, &new)?;
-        self.unlink_if_first_and_empty(store, &old)
+        self.unlink_if_first_and_empty(store, writer, &old)
     }
 
     /// Creates the key, unless it has a segment. It survives power loss when this returns `true`.

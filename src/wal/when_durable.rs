@@ -81,9 +81,7 @@ impl Wal {
         while let Some(hash) = store.watch.wanted() {
             let Some(stream) = self.streams.by_hash(hash) else { continue };
             // Errors stay with the segment or the directory, and wake who waits.
-            if let Ok(newest) = stream.newest_to_sync(store) {
-                let _ = store.make_durable(&newest, newest.extent().end);
-            }
+            let _ = stream.sync(store);
         }
         Ok(())
     }
