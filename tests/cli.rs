@@ -614,7 +614,8 @@ fn what_opening_finds_lost_is_said_by_every_command_that_writes() {
             let args = [&args[..1], &[&*log], &args[1..]].concat();
             let ran = feed(home, &args, b"{\"key\":\"k\",\"content\":\"x\"}\n");
             let done = ran.out.clone();
-            let said = ran.said(DAMAGE);
+            // Who repeats what did not end with 0 would append twice.
+            let said = ran.said(if args[0] == "append" { 0 } else { DAMAGE });
             assert!(said.contains(what), "{loss}: {args:?}: {said}");
             assert!(!done.is_empty(), "{loss}: {args:?}: {said}");
             let _ = fs::remove_dir_all(home.join("copy"));

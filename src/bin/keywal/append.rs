@@ -27,7 +27,8 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.key()?;
     let options = args.writing.options();
     let limit = options.max_entry_bytes;
-    let (appended, found) = open::or_create(&args.key.dir, options, |wal| {
+    // What opening has found is said, and no reason to append once more.
+    let (appended, _) = open::or_create(&args.key.dir, options, |wal| {
         let first_index = wal.next_index(&key).map_err(|error| match Failure::from(error) {
             Failure::Damage(text) => Failure::Damage(format!(
                 "{text}; restore a snapshot, or see what `keywal repair` can do"
@@ -55,7 +56,7 @@ pub fn run(args: &Append, out: &mut dyn Write) -> Result<Outcome, Failure> {
         }
         writeln!(out)?;
     }
-    Ok(found)
+    Ok(Outcome::Done)
 }
 
 fn feed(

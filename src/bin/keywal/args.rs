@@ -28,8 +28,8 @@ away (`keywal cat .. | head`) is no error.
 
 ls, cat, get, tail, stats, verify, export, restore, and retention without options change nothing in a log, and \
 read it beside a program that writes to it. The others need the log for themselves; after a crash they recover \
-it first. The first of them that opens a log of which files are missing says so, with code 3; later commands do \
-not know it any more.
+it first. The first of them that opens a log of which files are missing says so, with code 3 (append: only in \
+words); later commands do not know it any more.
 
 A DURATION is 500ms, 10s, 2h, 7d or 2w. A TIME is RFC 3339 as in 2026-11-25T14:30:00Z, a date, or a DURATION \
 before now.";
@@ -157,8 +157,8 @@ pub struct Tail {
 /// Append standard input to a key, each line an entry.
 ///
 /// When it ends with code 0, everything is on the disk. After an error, what it says has been appended
-/// is, too. With code 3, everything is if it printed how much it appended: the damage is elsewhere. If not, the key's
-/// own end is damaged, and nothing is.
+/// is, too. With code 3 the key's end is damaged, and nothing is; of other damage that was found when the log was
+/// opened it only says so.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option that is typed")]
 pub struct Append {
