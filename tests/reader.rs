@@ -490,7 +490,7 @@ fn damage_to_the_facts_and_to_the_journal_hides_nothing_from_a_reader() {
     damaged.extend((0..used).step_by(97).map(|at| flipped("JOURNAL", at)));
     damaged.push(("JOURNAL", Some(journal[..journal.len() / 2].to_vec())));
     damaged.push(("JOURNAL", None));
-    let count = |entries: keywal::Entries| entries.filter(Result::is_ok).count();
+    let count = |entries: keywal::Entries| entries.flatten().count();
     let mut behind_gaps = 0;
     for (name, bytes) in damaged {
         let mut image = killed.clone();
