@@ -156,7 +156,8 @@ fn refused_from_now_on(world: &mut World, victim: usize) -> Check {
             // The journal had what was to be synced of it, too.
             Err(WalError::Poisoned { .. }) if world.setup.journal_bytes > 0 => {}
             result => {
-                result.map_err(|error| format!("another key does not go on: {error}: {error:?}"))?
+                result
+                    .map_err(|error| format!("another key does not go on: {error}: {error:?}"))?;
             }
         }
     }
