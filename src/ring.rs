@@ -41,6 +41,7 @@ const FILL_BYTES: usize = 4096;
 const MAX_BODY_BYTES: u64 = 64 << 10;
 /// No position.
 pub(crate) const NOWHERE: u64 = u64::MAX;
+
 /// A record to append, and what goes behind its header.
 pub(crate) struct Piece<'a> {
     pub(crate) record: Record,
