@@ -267,26 +267,31 @@ pub(crate) enum FormatError {
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
+    #[inline]
     pub(crate) fn bytes(&mut self, n: usize) -> Result<&'a [u8], FormatError> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(FormatError::Short)?;
         self.0 = rest;
         Ok(head)
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(FormatError::Short)?;
         self.0 = rest;
         Ok(*head)
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self) -> Result<u16, FormatError> {
         self.array().map(u16::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Result<u32, FormatError> {
         self.array().map(u32::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self) -> Result<u64, FormatError> {
         self.array().map(u64::from_le_bytes)
     }

@@ -172,7 +172,12 @@ impl Pending {
         }
         self.next.store(header.next(), Ordering::Release);
         self.last.store(header.position, Ordering::Release);
-        !self.waits.swap(true, Ordering::AcqRel)
+        // Written under the journal's lock only, so this need not be one step.
+        let waits = self.waits.load(Ordering::Acquire);
+        if !waits {
+            self.waits.store(true, Ordering::Release);
+        }
+        !waits
     }
 
     /// No record that the file does not have is before this position. `None`: it has them all, and the
@@ -194,17 +199,18 @@ impl Pending {
         self.ring.is_dead() && self.together.load(Ordering::Acquire) > self.ring.durable()
     }
 
-    /// The records of frames behind the offset `applied`, newest first.
-    fn unsettled(&self, applied: u32) -> io::Result<Vec<RecordHeader>> {
-        self.records(applied, 0)
+    /// The records of frames behind the offset `applied`, newest first. `ours`: they are in use, as long as
+    /// the caller does not say that they are settled.
+    fn unsettled(&self, applied: u32, ours: bool) -> io::Result<Vec<RecordHeader>> {
+        self.records(applied, 0, ours)
     }
 
     /// As [`Self::unsettled`], from a position of the journal on.
-    fn records(&self, applied: u32, from: u64) -> io::Result<Vec<RecordHeader>> {
+    fn records(&self, applied: u32, from: u64, ours: bool) -> io::Result<Vec<RecordHeader>> {
         let mut records = Vec::new();
         let mut position = self.previous();
         while position != NOWHERE && position >= from {
-            let header = self.ring.header_at(position)?;
+            let header = self.ring.header_at(position, ours)?;
             if header.record.end() <= u64::from(applied) {
                 break;
             }
@@ -221,10 +227,10 @@ impl Pending {
     /// bodies.
     pub(crate) fn not_durable(&self, durable: u64) -> io::Result<Vec<(RecordHeader, Vec<u8>)>> {
         let dirty = self.dirty.load(Ordering::Acquire);
-        let mut records = self.records(crate::scan::reach(durable), dirty)?;
+        let mut records = self.records(crate::scan::reach(durable), dirty, false)?;
         let created = self.created.load(Ordering::Acquire);
         if created != NOWHERE && created >= dirty {
-            let header = self.ring.header_at(created)?;
+            let header = self.ring.header_at(created, false)?;
             records.extend(Some(header).filter(|header| header.record.end() > durable));
         }
         records.reverse();
@@ -274,7 +280,7 @@ impl Pending {
 
     /// Copies bytes from `offset` on, which is not in the file, out of the journal; 0 if it is in neither.
     fn read(&self, buffer: &mut [u8], offset: u32) -> io::Result<usize> {
-        for header in self.unsettled(offset)? {
+        for header in self.unsettled(offset, false)? {
             let record = &header.record;
             if record.offset <= offset && u64::from(offset) < record.end() {
                 let mut body = vec![0; usize::try_from(record.body_bytes).unwrap_or(usize::MAX)];
@@ -368,7 +374,7 @@ impl Content {
             SyncError::Poisoned => io::Error::other("an earlier sync of the journal failed"),
         })?;
         let mut applied = pending.applied.load(Ordering::Acquire);
-        let mut records = pending.unsettled(applied)?;
+        let mut records = pending.unsettled(applied, true)?;
         let mut buffer = Vec::new();
         while !records.is_empty() {
             buffer.clear();
