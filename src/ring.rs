@@ -39,6 +39,9 @@ pub(crate) const JOURNAL_NAME: &str = "JOURNAL";
 const FILL_BYTES: usize = 4096;
 /// Longest body of a record: above this, a copy through the journal gains nothing.
 const MAX_BODY_BYTES: u64 = 64 << 10;
+/// So many bytes for each segment are not worth waiting for more: what a write costs beside copying them is less than
+/// a tenth of it.
+const WORTH_A_WRITE: u64 = 16 << 10;
 /// No position.
 pub(crate) const NOWHERE: u64 = u64::MAX;
 
@@ -81,6 +84,8 @@ pub(crate) struct Ring {
     pub(crate) moving: Mutex<()>,
     /// Records before this are in their segments. As `State::waiting` has it, for who does not hold the lock.
     moved: AtomicU64,
+    /// Once the head is here, records have to be moved on.
+    due: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -209,6 +214,7 @@ impl Ring {
             counters,
             moving: Mutex::new(()),
             moved: AtomicU64::new(0),
+            due: AtomicU64::new(capacity / 4),
         })
     }
 
@@ -273,6 +279,21 @@ impl Ring {
     /// Bytes of records that have yet to be moved on to their segments, more or less.
     pub(crate) fn backlog(&self) -> u64 {
         self.head().saturating_sub(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is so much to move on that it should be done: enough for each of the segments, or as much as
+    /// the journal has room for.
+    pub(crate) fn is_due(&self) -> bool {
+        self.head() >= self.due.load(Ordering::Relaxed)
+    }
+
+    /// For who does not hold the lock.
+    fn note_waiting(&self, state: &State) {
+        let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
+        let (least, most) = (self.capacity / 4, (self.capacity / 8).saturating_mul(5));
+        let wanted = segments.saturating_mul(WORTH_A_WRITE).clamp(least, most);
+        self.moved.store(moved, Ordering::Relaxed);
+        self.due.store(moved.saturating_add(wanted), Ordering::Relaxed);
     }
 
     /// Whether a sync or a write has failed: nothing is appended any more.
@@ -343,7 +364,7 @@ impl Ring {
         state.head = position;
         state.named_tail = tail;
         self.head.store(position, Ordering::Release);
-        self.moved.store(state.moved(), Ordering::Relaxed);
+        self.note_waiting(&state);
         Ok(Outcome::Appended)
     }
 
@@ -394,7 +415,7 @@ impl Ring {
         let mut state = self.lock();
         state.waiting.remove(&waiting);
         state.waiting.extend(rest().map(|position| (position, waiting.1)));
-        self.moved.store(state.moved(), Ordering::Relaxed);
+        self.note_waiting(&state);
     }
 
     // ---- memory ----

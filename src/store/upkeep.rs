@@ -35,6 +35,8 @@ use crate::sync::SyncError;
 const MAX_PARTS: usize = 3;
 /// One in so many parts of the journal is moved on at a time.
 const SHARES: u64 = 8;
+/// An append moves on the records of so many segments at most, each of which is a system call.
+const SEGMENTS_AT_A_TIME: usize = 32;
 
 /// Frames that are to go to the end of a segment.
 pub(crate) struct Frames<'a> {
@@ -271,20 +273,20 @@ impl Store {
     /// Moves a share of the records on if there are many, unless somebody else is at it. What fails is
     /// tried again when the space is needed.
     fn move_on_if_due(&self, ring: &Ring) {
-        let backlog = ring.backlog();
-        if backlog < ring.capacity() / 4 {
+        if !ring.is_due() {
             return;
         }
+        let backlog = ring.backlog();
         if let Some(bell) = self.bell.as_ref() {
             bell.ring();
             // It may have too much to do alone.
-            if backlog < ring.capacity() / 2 {
+            if backlog < (ring.capacity() / 4).saturating_mul(3) {
                 return;
             }
         }
         let Ok(_moving) = ring.moving.try_lock() else { return };
         let share = ring.head().saturating_sub(backlog).saturating_add(ring.capacity() / SHARES);
-        let result = self.move_on(ring, share).and_then(|moved| {
+        let result = self.move_on(ring, share, SEGMENTS_AT_A_TIME).and_then(|moved| {
             let due = moved.saturating_sub(ring.tail()) >= ring.capacity() / 4;
             if due { self.retire(ring, moved) } else { Ok(()) }
         });
@@ -299,7 +301,7 @@ impl Store {
         let (Some(ring), Some(bell)) = (&self.ring, &self.bell) else { return };
         while bell.answer() {
             let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Ok(moved) = self.move_on(ring, ring.head()) {
+            if let Ok(moved) = self.move_on(ring, ring.head(), usize::MAX) {
                 let _ = self.retire(ring, moved);
             }
         }
@@ -310,7 +312,7 @@ impl Store {
         let _waiting = observe::waiting_for_the_journal();
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = bytes.max(ring.capacity() / SHARES).saturating_mul(2);
-        let moved = self.move_on(ring, ring.tail().saturating_add(wanted))?;
+        let moved = self.move_on(ring, ring.tail().saturating_add(wanted), usize::MAX)?;
         self.retire(ring, moved)
     }
 
@@ -318,20 +320,22 @@ impl Store {
     pub(crate) fn empty_journal(&self) -> Result<()> {
         let Some(ring) = &self.ring else { return Ok(()) };
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved = self.move_on(ring, ring.head())?;
+        let moved = self.move_on(ring, ring.head(), usize::MAX)?;
         self.retire(ring, moved)?;
         // What was promised of such a segment is in the journal still.
         self.files.poisoned().first().map_or(Ok(()), |segment| Err(segment.poisoned()))
     }
 
-    /// Writes the records before `through`, and what else their segments have in the journal, to the
-    /// segments. Returns up to where no segment waits for any.
-    fn move_on(&self, ring: &Ring, through: u64) -> Result<u64> {
+    /// Writes the records before `through`, of so many segments at most, and what else these have in the journal,
+    /// to the segments. Returns up to where no segment waits for any.
+    fn move_on(&self, ring: &Ring, through: u64, segments: usize) -> Result<u64> {
+        let mut left = segments;
         loop {
             let waiting = match ring.oldest_waiting() {
-                Ok(waiting) if waiting.0 < through => waiting,
+                Ok(waiting) if waiting.0 < through && left > 0 => waiting,
                 Ok((moved, _)) | Err(moved) => return Ok(moved),
             };
+            left = left.saturating_sub(1);
             // A segment that is not open had everything when it was closed, or has been dropped.
             let segment = self.files.get(waiting.1);
             segment.as_deref().map_or(Ok(()), Segment::settle)?;
