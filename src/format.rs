@@ -169,7 +169,8 @@
 //!
 //! A last segment without any valid header, or shorter than its `frames_start`, is a creation that a
 //! crash cut off: it counts as absent, and its number stays used. The file stays, so that it may later
-//! stand between two segments, the newer of which names the older one, or before all of them. As the
+//! stand between two segments, the newer of which names the older one, or before all of them, behind a `REMOVED`
+//! one or none. As the
 //! last segment of a directory that `META` says was closed, it is damage, unless its bit in `interrupted`
 //! is set. (So one in 64 damaged ones passes for each interrupted creation that lies about.)
 //!

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, CrashChoice, Fault, FaultKind, SimDir};
 use keywal::fs::{Dir, File, Lock, OpenMode};
-use keywal::{ClockTrouble, ManualClock, Result, Wal, WalError, WalOptions};
+use keywal::{ClockTrouble, EntryRef, ManualClock, Result, Retention, Wal, WalError, WalOptions};
 
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
 
@@ -616,6 +616,31 @@ fn a_cut_off_creation_among_dropped_segments_is_no_damage() {
     assert!(contents(&wal, "k").is_empty());
     wal.append_entry("k", None, "three", true).unwrap();
     assert_eq!(contents(&wal, "k"), ["three"]);
+}
+
+/// A key with limits of its own had been removed before, and a creation cut off since. As its first segment, an
+/// empty one, was gone, the row did not reach the tombstone: the file without a header between them counted as damage.
+#[test]
+fn a_cut_off_creation_behind_a_tombstone_is_no_damage() {
+    let (sim, wal) = fresh();
+    let [first, second] = TWINS;
+    wal.append_entry(first, None, "1", true).unwrap();
+    wal.append_entry(second, None, "2", true).unwrap();
+    wal.remove_key(first).unwrap();
+    let mut image = sim.durable_image();
+    let mut names = image.files().map(|(name, _)| name.to_owned());
+    let tombstone = names.find(|name| name.ends_with("-0002.log")).unwrap();
+    drop(names);
+    image.set(&tombstone.replace("-0002", "-0003"), []);
+    let sim = SimDir::from_image(&image, 2);
+    let wal = open(&sim);
+    wal.set_retention(first, Retention::FOREVER).unwrap();
+    wal.set_retention(first, Retention::keep_last(5)).unwrap();
+    let wal = open(&sim.after_kill());
+    let kept = wal.append_entry(first, None, "3", true).unwrap();
+    assert_eq!(contents(&wal, first), ["3"]);
+    let lost = EntryRef { sequence_number: 3, ..kept };
+    assert_eq!(error(wal.read_entry_at(lost)), EXPIRED);
 }
 
 /// In a closed directory, the newest segment's header was all that told whose the older ones are, and a

@@ -180,6 +180,8 @@ def link(segments, meta):
         if s.sequence > wanted and s.header is None:
             continue  # an interrupted creation, later passed over
         if s.sequence != wanted:
+            if not any(o.header for o in older + [s]):
+                break  # interrupted creations before the first segment
             if not limited and all(o.header and o.header.expiration_ms <= meta.dropped_through for o in older + [s]):
                 break  # left over from an interrupted run of retention
             find("damage", chain[0].name, 44, f"the segment before this one, {wanted}, is missing")

@@ -8,6 +8,14 @@ use crate::error::{Result, WalError};
 use crate::segment::Segment;
 use crate::store::Store;
 
+/// What comes before a row of segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Tombstone,
+    Segment,
+}
+
 impl Stream {
     /// The sealed segments and the newest one, all as of one moment; `None` if the stream is empty.
     /// The stream must be loaded.
@@ -59,16 +67,17 @@ impl Stream {
                 older = rest;
                 continue;
             }
-            if previous_sequence > *sequence && self.are_headless(store, older)? {
+            let missing = previous_sequence > *sequence;
+            let before = if missing { self.newest_of(store, older)? } else { Before::Segment };
+            if before == Before::Nothing {
                 // Nothing says that there ever was a segment between them and the row.
                 chain.unused.extend_from_slice(older);
                 break;
             }
             if previous_sequence == 0
+                || before == Before::Tombstone
                 || self.is_tombstone(store, *sequence)
-                || (previous_sequence > *sequence
-                    && newest.limits.is_none()
-                    && self.were_dropped(store, older))
+                || (missing && newest.limits.is_none() && self.were_dropped(store, older))
             {
                 self.sort_leftovers(store, older, &mut chain)?;
                 break;
@@ -113,16 +122,17 @@ impl Stream {
         Ok(chain)
     }
 
-    /// Whether none of these files is a segment.
-    fn are_headless(&self, store: &Store, sequences: &[u32]) -> Result<bool> {
-        for sequence in sequences {
+    /// What the newest of these files is that was not cut off when it was created.
+    fn newest_of(&self, store: &Store, sequences: &[u32]) -> Result<Before> {
+        for sequence in sequences.iter().rev() {
             match self.segment(store, *sequence) {
-                Ok(_) | Err(WalError::Expired) => return Ok(false),
+                Ok(segment) if segment.removed => return Ok(Before::Tombstone),
+                Ok(_) | Err(WalError::Expired) => return Ok(Before::Segment),
                 Err(WalError::Corrupted { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Before::Nothing)
     }
 
     fn is_tombstone(&self, store: &Store, sequence: u32) -> bool {
