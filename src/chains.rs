@@ -47,6 +47,15 @@ pub(crate) struct Chain {
     pub(crate) unused: Vec<u32>,
 }
 
+impl Chain {
+    pub(crate) fn lost(&self) -> impl Iterator<Item = &Lost> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Lost(lost) => Some(lost),
+            Node::Present(_) => None,
+        })
+    }
+}
+
 impl Present {
     pub(crate) fn of(segment: &Segment) -> Self {
         let extent = segment.extent();

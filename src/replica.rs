@@ -101,8 +101,14 @@ pub(crate) struct Replica<'a> {
 }
 
 impl<'a> Replica<'a> {
-    /// Locks the directory, refuses what must not be touched, and says that it is incomplete.
-    pub(crate) fn begin(dir: &'a dyn Dir, directory_id: u64, target: Target) -> Result<Self> {
+    /// Locks the directory, refuses what must not be touched, and says that it is incomplete. `may_change`
+    /// is asked before an earlier copy is changed.
+    pub(crate) fn begin(
+        dir: &'a dyn Dir,
+        directory_id: u64,
+        target: Target,
+        may_change: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         // Before the lock's file is made in somebody's directory.
         let facts = dir.open(META_NAME, OpenMode::Read);
         if facts.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !is_empty(dir)? {
@@ -142,6 +148,9 @@ impl<'a> Replica<'a> {
             }
             _ => return Err(WalError::NotEmpty { path: dir.path().to_owned() }),
         };
+        if earlier != Earlier::Nothing {
+            may_change()?;
+        }
         let file = match file {
             Some(file) => file,
             None => dir

@@ -4,24 +4,39 @@
 //! linked; of the one that was the newest, what comes before the cut is copied. Meanwhile nothing is
 //! dropped: who wants to waits.
 
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
+use ahash::HashMap;
+
 use crate::cuts::{End, Ends};
 use crate::error::{Result, WalError};
-use crate::fs::Dir;
+use crate::format::{FrameHeader, SegmentName};
+use crate::fs::{Dir, OpenMode};
 use crate::primitives::atomic::Ordering;
 use crate::replica::{Ending, Part, RawFiles, Replica, Target, mark};
-use crate::report::SnapshotReport;
+use crate::report::{Finding, SnapshotReport};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 use crate::streams::Streams;
 
-pub(crate) fn snapshot(store: &Store, streams: &Streams, dir: &dyn Dir) -> Result<SnapshotReport> {
+/// `damaged`: what was found when the directory was opened.
+pub(crate) fn snapshot(
+    store: &Store,
+    streams: &Streams,
+    damaged: &[Finding],
+    dir: &dyn Dir,
+) -> Result<SnapshotReport> {
     let started = Instant::now();
     let _nothing_is_dropped = store.discards.write().unwrap_or_else(PoisonError::into_inner);
     store.check_open()?;
-    let mut replica = Replica::begin(dir, store.directory_id, Target::EmptyOrEarlier)?;
+    let mut replica = Replica::begin(dir, store.directory_id, Target::EmptyOrEarlier, || {
+        match damaged.iter().chain(&store.damage.met()).next() {
+            Some(finding) => Err(keep_earlier(&finding.path)),
+            None => check_nothing_is_lost(store, streams, dir),
+        }
+    })?;
     let mut raw = RawFiles::default();
     let ends = cut(store, streams, &mut raw)?;
     for stream in streams.in_order() {
@@ -41,6 +56,66 @@ pub(crate) fn snapshot(store: &Store, streams: &Streams, dir: &dyn Dir) -> Resul
     let mut report = replica.finish(&meta)?;
     report.elapsed = started.elapsed();
     Ok(report)
+}
+
+/// Refuses to go on if an earlier copy may have something that the original has lost.
+fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Result<()> {
+    let mut copies: HashMap<u64, (u32, String)> = HashMap::default();
+    let listed = dir.list(&mut |name| {
+        let Some(name) = name.to_str() else { return };
+        let Some(parsed) = SegmentName::parse(name) else { return };
+        let newest = copies.entry(parsed.key_hash).or_default();
+        if newest.0 < parsed.sequence {
+            *newest = (parsed.sequence, name.to_owned());
+        }
+    });
+    listed.map_err(|source| WalError::io(dir.path(), "list the directory", source))?;
+    for stream in streams.in_order() {
+        let newest = copies.get(&stream.hash);
+        let newest = newest.map(|(sequence, name)| (*sequence, name.as_str()));
+        match check_stream(store, &stream, newest, dir) {
+            Err(WalError::Corrupted { path, .. }) => return Err(keep_earlier(&path)),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// `newest`: the newest segment of the stream that the earlier copy has.
+fn check_stream(
+    store: &Store,
+    stream: &Stream,
+    newest: Option<(u32, &str)>,
+    dir: &dyn Dir,
+) -> Result<()> {
+    stream.ensure_loaded(store)?;
+    if stream.writer().phase == Phase::Damaged {
+        return Err(stream.damaged(store));
+    }
+    let Some((chain, _)) = stream.chain(store)? else { return Ok(()) };
+    if let Some(lost) = chain.lost().next() {
+        return Err(keep_earlier(&lost.path));
+    }
+    let Some((sequence, name)) = newest.filter(|(newest, _)| stream.sequences().contains(newest))
+    else {
+        return Ok(());
+    };
+    let segment = stream.segment(store, sequence)?;
+    let copy = dir.open(name, OpenMode::Read).and_then(|file| file.len());
+    let copied = copy.map_err(|source| {
+        WalError::io(&dir.path().join(name), "ask for the length of the copy", source)
+    })?;
+    let extent = segment.extent();
+    let unchanged = u64::from(extent.end.saturating_add(FrameHeader::BYTES_U32));
+    let lost = copied > unchanged
+        || copied < unchanged && !segment.check(segment.file(), extent)?.damaged.is_empty();
+    if lost { Err(keep_earlier(&segment.path)) } else { Ok(()) }
+}
+
+fn keep_earlier(lost: &Path) -> WalError {
+    let reason = "the earlier snapshot may have what is lost here, so it was left as it is: \
+                  take one to an empty directory";
+    WalError::Corrupted { path: lost.to_owned(), offset: 0, bytes: 0, reason }
 }
 
 /// Where all streams end. Those that cannot be read, and what removed keys have left, are noted apart.
@@ -88,6 +163,10 @@ fn readable(store: &Store, stream: &Stream, raw: &mut RawFiles) -> Result<bool> 
 fn take(store: &Store, stream: &Stream, end: &End, replica: &mut Replica<'_>) -> Result<()> {
     // Putting the segments in a row sorts out files that are none.
     let Some((chain, _)) = stream.chain(store)? else { return Ok(()) };
+    for lost in chain.lost() {
+        let (path, what) = (lost.path.clone(), lost.reason.to_owned());
+        replica.note(Finding { path, offset: 0, bytes: 0, what });
+    }
     for sequence in stream.sequences() {
         if sequence > end.sequence || chain.leftovers.contains(&sequence) {
             continue;

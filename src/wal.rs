@@ -180,11 +180,15 @@ impl Wal {
     /// entries go to new files. Their references never meet those of the original. A copy that was opened
     /// is no longer taken for an earlier snapshot.
     ///
-    /// Damage in the original is no error: the copy has it, too, and the report says so.
+    /// Damage in the original is no error: the copy has it, too, and the report says so. Only onto an earlier
+    /// snapshot it is: that may have what is lost.
     ///
     /// # Errors
     /// [`NotEmpty`](WalError::NotEmpty): the directory holds something else, and was not touched.
     /// [`Locked`](WalError::Locked): somebody has it open, or it is this log's own.
+    /// [`Corrupted`](WalError::Corrupted): the directory holds an earlier snapshot, which may have more of the
+    /// named file than the log, as damage is known, or an end that a power cut has taken; it was not touched.
+    /// Take one to an empty directory, and keep this one as long as what is lost is missed.
     /// [`Poisoned`](WalError::Poisoned): of a key it is not known what the disk has; reopen the log.
     /// [`StorageFull`](WalError::StorageFull) and [`Io`](WalError::Io): the copy is incomplete.
     pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport> {
@@ -194,7 +198,7 @@ impl Wal {
         let dir = OsDir::open(path, options.dir_mode, options.file_mode)
             .map_err(|source| WalError::io(path, "open the directory", source))?;
         self.store.check_process()?;
-        snapshot(&self.store, &self.streams, &dir)
+        snapshot(&self.store, &self.streams, &self.recovery.damaged, &dir)
     }
 
     /// As [`Self::snapshot`], into a directory of another file system: the simulated one.
@@ -204,7 +208,7 @@ impl Wal {
     #[cfg(any(test, feature = "sim"))]
     pub fn snapshot_in(&self, dir: &dyn Dir) -> Result<SnapshotReport> {
         self.store.check_writable()?;
-        snapshot(&self.store, &self.streams, dir)
+        snapshot(&self.store, &self.streams, &self.recovery.damaged, dir)
     }
 
     // ---- facts ----

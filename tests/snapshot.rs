@@ -336,6 +336,55 @@ fn damage_is_copied_and_reported() {
     assert_eq!(all_but(&copy, "key 1"), all_but(&wal, "key 1"));
 }
 
+/// What the log has lost may be in the copy still: that was removed, or overwritten.
+#[test]
+fn an_earlier_snapshot_of_what_is_lost_is_left_as_it_is() {
+    for damage in ["missing", "cut", "missing, opened before", "flipped", "newest cut"] {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, copy) = (home.path().join("wal"), home.path().join("copy"));
+        let wal = Wal::new(&dir, options(0)).unwrap();
+        fill(&wal, 1);
+        wal.append_entry("key 1", None, "durable", true).unwrap();
+        wal.snapshot(&copy).unwrap();
+        let segments = wal.segments("key 1").unwrap();
+        wal.shutdown().unwrap();
+        let before = files(&copy);
+        let middle = &segments[segments.len() / 2].path;
+        let newest = &segments.last().unwrap().path;
+        let cut = |path: &Path, by: u64| {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() - by).unwrap();
+        };
+        match damage {
+            "missing" => fs::remove_file(middle).unwrap(),
+            "missing, opened before" => {
+                fs::remove_file(middle).unwrap();
+                drop(Wal::new(&dir, options(0)).unwrap());
+            }
+            "cut" => cut(newest, 40),
+            "newest cut" => {
+                // As a power cut takes what was not synced.
+                drop(Wal::new(&dir, options(0)).unwrap());
+                cut(newest, 72);
+            }
+            _ => {
+                let mut bytes = fs::read(newest).unwrap();
+                let at = bytes.len() - 70;
+                bytes[at] ^= 1;
+                fs::write(newest, bytes).unwrap();
+            }
+        }
+        let wal = Wal::new(&dir, options(0)).unwrap();
+        let appended = wal.append_entry("key 1", None, "more", false);
+        let refused = wal.snapshot(&copy);
+        assert!(matches!(refused, Err(WalError::Corrupted { .. })), "{damage}: {refused:?}");
+        assert_eq!(files(&copy), before, "{damage}");
+        let fresh = wal.snapshot(home.path().join("fresh")).unwrap();
+        let silent = damage == "newest cut" && appended.is_ok();
+        assert!(silent || !fresh.damaged.is_empty(), "{damage}: {fresh:?}");
+    }
+}
+
 fn short(entry: Result<Entry, WalError>, dir: &str) -> String {
     entry.map_or_else(
         |error| error.to_string().replace(&format!("/{dir}/"), "/"),
