@@ -512,3 +512,44 @@ fn damage_to_the_facts_and_to_the_journal_hides_nothing_from_a_reader() {
     }
     assert!(behind_gaps > 10);
 }
+
+/// Where only the journal had durable entries of a segment that was cut off, a reader ended at the gap, and called it
+/// an unfinished write.
+#[test]
+fn a_cut_segment_looks_to_a_reader_as_to_recovery() {
+    let sim = SimDir::new(5);
+    let options = options(64 << 10);
+    let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    let wal = open(&sim);
+    let append = |wal: &Wal, index, durable| {
+        wal.append_entry("key", None, content(index, 60), durable).unwrap();
+    };
+    (0..10).for_each(|index| append(&wal, index, false));
+    wal.shutdown().unwrap();
+    let wal = open(&sim);
+    (10..20).for_each(|index| append(&wal, index, true));
+    let killed = sim.after_kill().image();
+    let name = killed.files().map(|(name, _)| name).find(|name| name.ends_with("-0001.log"));
+    let (name, bytes) = (name.unwrap(), killed.get(name.unwrap()).unwrap());
+    let mut damaged = 0;
+    for end in (0..bytes.len()).step_by(7) {
+        for zeroed in [false, true] {
+            let mut image = killed.clone();
+            let mut content = bytes[..end].to_vec();
+            content.resize(if zeroed { bytes.len() } else { end }, 0);
+            image.set(name, content);
+            let sim = SimDir::from_image(&image, 3);
+            let reader = WalReader::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+            let all = |entries: keywal::Result<keywal::Entries>| match entries {
+                Ok(entries) => entries.map(|entry| entry.map(|entry| entry.index).ok()).collect(),
+                Err(_) => vec![None],
+            };
+            let seen = all(reader.entries("key"));
+            drop(reader);
+            let kept = all(open(&sim).entries("key"));
+            assert_eq!(seen, kept, "{end} {zeroed}");
+            damaged += usize::from(kept.contains(&None) && kept.contains(&Some(19)));
+        }
+    }
+    assert!(damaged > 50, "{damaged}");
+}

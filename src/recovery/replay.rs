@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 
 use super::Listing;
 use crate::error::{Result, WalError};
@@ -150,6 +150,7 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
             break;
         }
     }
+    let in_a_row = in_order.is_some();
     let records = if let Some(records) = in_order {
         records
     } else {
@@ -160,7 +161,14 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
         }
         records
     };
-    for header in records.iter().filter(|header| header.record.body == Body::Frames) {
+    let mut from_the_start = HashSet::default();
+    for header in &records {
+        if header.record.body == Body::Created {
+            from_the_start.insert(header.record.segment);
+        }
+        if header.record.body != Body::Frames {
+            continue;
+        }
         let body = journal.body(header).map_err(error)?;
         // If it has been written over by now, the segment has it.
         if header.record.check(&body) {
@@ -168,8 +176,12 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
             overlay.insert(header.record.offset, body);
         }
     }
-    if !copied.damaged.is_empty() {
-        copied.overlays.values_mut().for_each(Overlay::go_on_behind_gaps);
+    let sound = copied.damaged.is_empty();
+    for (id, overlay) in &mut copied.overlays {
+        // As when it is replayed. Of records that were not seen in a row, one in between may be missing.
+        if !sound || in_a_row && !from_the_start.contains(id) {
+            overlay.go_on_behind_gaps();
+        }
     }
     Ok(copied)
 }
