@@ -451,17 +451,11 @@ impl Ring {
         Ok(())
     }
 
-    /// The header of the record at a position. `ours`: the record is in use, and will be until this returns.
-    pub(crate) fn header_at(&self, position: u64, ours: bool) -> io::Result<RecordHeader> {
+    /// The header of the record at a position.
+    pub(crate) fn header_at(&self, position: u64) -> io::Result<RecordHeader> {
         let mut bytes = [0; RecordHeader::BYTES];
         self.load(position, &mut bytes)?;
-        // After a failed sync the memory may be what the disk has.
-        let header = if ours && !self.is_dead() {
-            RecordHeader::from_own_bytes(&bytes)
-        } else {
-            RecordHeader::from_bytes(&bytes, self.key)
-        };
-        match header {
+        match RecordHeader::from_bytes(&bytes, self.key) {
             Ok(header) if header.position == position && header.epoch == self.epoch => Ok(header),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the journal is gone")),
         }

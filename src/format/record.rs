@@ -167,12 +167,6 @@ impl RecordHeader {
         if fields.u32()? != Seed::of_nonce(key).checksum(0, &bytes[8..]) {
             return Err(FormatError::Checksum);
         }
-        Self::from_own_bytes(bytes)
-    }
-
-    /// As [`Self::from_bytes`], of a record that this process has written and nobody can have written over.
-    pub(crate) fn from_own_bytes(bytes: &[u8; Self::BYTES]) -> Result<Self, FormatError> {
-        let mut fields = Fields(&bytes[8..]);
         let position = fields.u64()?;
         let segment = SegmentId { key_hash: fields.u64()?, sequence: fields.u32()? };
         let offset = fields.u32()?;

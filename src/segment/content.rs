@@ -199,18 +199,17 @@ impl Pending {
         self.ring.is_dead() && self.together.load(Ordering::Acquire) > self.ring.durable()
     }
 
-    /// The records of frames behind the offset `applied`, newest first. `ours`: they are in use, as long as
-    /// the caller does not say that they are settled.
-    fn unsettled(&self, applied: u32, ours: bool) -> io::Result<Vec<RecordHeader>> {
-        self.records(applied, 0, ours)
+    /// The records of frames behind the offset `applied`, newest first.
+    fn unsettled(&self, applied: u32) -> io::Result<Vec<RecordHeader>> {
+        self.records(applied, 0)
     }
 
     /// As [`Self::unsettled`], from a position of the journal on.
-    fn records(&self, applied: u32, from: u64, ours: bool) -> io::Result<Vec<RecordHeader>> {
+    fn records(&self, applied: u32, from: u64) -> io::Result<Vec<RecordHeader>> {
         let mut records = Vec::new();
         let mut position = self.previous();
         while position != NOWHERE && position >= from {
-            let header = self.ring.header_at(position, ours)?;
+            let header = self.ring.header_at(position)?;
             if header.record.end() <= u64::from(applied) {
                 break;
             }
@@ -227,10 +226,10 @@ impl Pending {
     /// bodies.
     pub(crate) fn not_durable(&self, durable: u64) -> io::Result<Vec<(RecordHeader, Vec<u8>)>> {
         let dirty = self.dirty.load(Ordering::Acquire);
-        let mut records = self.records(crate::scan::reach(durable), dirty, false)?;
+        let mut records = self.records(crate::scan::reach(durable), dirty)?;
         let created = self.created.load(Ordering::Acquire);
         if created != NOWHERE && created >= dirty {
-            let header = self.ring.header_at(created, false)?;
+            let header = self.ring.header_at(created)?;
             records.extend(Some(header).filter(|header| header.record.end() > durable));
         }
         records.reverse();
@@ -280,7 +279,7 @@ impl Pending {
 
     /// Copies bytes from `offset` on, which is not in the file, out of the journal; 0 if it is in neither.
     fn read(&self, buffer: &mut [u8], offset: u32) -> io::Result<usize> {
-        for header in self.unsettled(offset, false)? {
+        for header in self.unsettled(offset)? {
             let record = &header.record;
             if record.offset <= offset && u64::from(offset) < record.end() {
                 let mut body = vec![0; usize::try_from(record.body_bytes).unwrap_or(usize::MAX)];
@@ -374,7 +373,7 @@ impl Content {
             SyncError::Poisoned => io::Error::other("an earlier sync of the journal failed"),
         })?;
         let mut applied = pending.applied.load(Ordering::Acquire);
-        let mut records = pending.unsettled(applied, true)?;
+        let mut records = pending.unsettled(applied)?;
         let mut buffer = Vec::new();
         while !records.is_empty() {
             buffer.clear();
