@@ -11,8 +11,8 @@
 use super::Store;
 use super::upkeep::sync_journal;
 use crate::error::{Result, WalError};
-use crate::format::{Body, Record};
-use crate::ring::{Outcome, Piece, Previous, Ring};
+use crate::format::{Body, Record, RecordHeader};
+use crate::ring::{Outcome, Piece, Previous, Ring, bare};
 use crate::segment::{Pending, Segment};
 
 impl Store {
@@ -21,7 +21,8 @@ impl Store {
     ///
     /// Such a segment takes no more entries, so this is the same each time the journal comes round. What is
     /// carried survives power loss when this returns: the next record may already say that the journal starts
-    /// behind the older ones, and may be all that a power cut leaves.
+    /// behind the older ones, and may be all that a power cut leaves. A segment that is noted as dropped may stay
+    /// (its key got other limits, its unlink failed), or its unlink may not survive: it is carried, too.
     pub(super) fn carry(&self, ring: &Ring, segment: &Segment) -> Result<()> {
         let Some(pending) = segment.pending() else { return Ok(()) };
         self.append_again(ring, segment, pending)?;
@@ -31,16 +32,19 @@ impl Store {
     fn append_again(&self, ring: &Ring, segment: &Segment, pending: &Pending) -> Result<()> {
         // Who writes to the file notes at the end up to which record it has everything: of those there were.
         let _settling = pending.settling();
-        // Behind the record that says so, others of the segment would bring it back.
-        while !pending.is_dropped() {
-            let newest = pending.previous();
+        loop {
+            let (newest, dropped) = (pending.previous(), pending.is_dropped());
             let records = pending
                 .not_durable(segment.durable_in_file())
                 .map_err(|source| WalError::io(&ring.path, "read the journal", source))?;
             let parts: Vec<[&[u8]; 1]> =
                 records.iter().map(|(_, body)| [body.as_slice()]).collect();
             let mut previous = Previous::None;
-            let mut pieces = Vec::with_capacity(records.len());
+            let mut pieces = Vec::with_capacity(records.len().saturating_add(1));
+            if dropped {
+                // Without the record that says so, those of the segment would bring it back.
+                pieces.push(bare(Body::Dropped, segment.id));
+            }
             for ((header, _), parts) in records.iter().zip(&parts) {
                 // Those it was recovered together with have left the journal.
                 let record = Record { continues: false, ..header.record };
@@ -50,9 +54,12 @@ impl Store {
                 }
             }
             let promise = [self.promise_of(segment)];
-            let unchanged = |_| pending.previous() == newest && !pending.is_dropped();
-            let placed = |at: usize, header: &_| {
-                pending.note_carried(header, at == 0);
+            let unchanged = |_| pending.previous() == newest && pending.is_dropped() == dropped;
+            let mut first = true;
+            let placed = |_: usize, header: &RecordHeader| {
+                if header.record.body != Body::Dropped {
+                    pending.note_carried(header, std::mem::take(&mut first));
+                }
                 false
             };
             match ring.append(&pieces, (&promise, &unchanged), placed) {
@@ -65,6 +72,5 @@ impl Store {
                 }
             }
         }
-        Ok(())
     }
 }

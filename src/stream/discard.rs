@@ -201,11 +201,11 @@ impl Stream {
             let name = lost.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             store.note_interrupted(name);
         }
-        for sequence in older {
-            store.files.remove(self.id(*sequence));
-        }
         if let Some(last) = older.last() {
             store.note_dropped(self.id(*last))?;
+            for sequence in older {
+                store.files.remove(self.id(*sequence));
+            }
             store.sync_dropped()?;
         }
         for sequence in older {

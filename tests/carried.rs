@@ -1,0 +1,214 @@
+//! What the journal carries on, or what a segment that left it still finds there: bugs of a third review.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use keywal::fs::sim::{CallKind, Fault, FaultKind, Op, SimDir};
+use keywal::{ManualClock, Retention, Verdict, Wal, WalOptions};
+
+use common::hooked::{DIRECTORY, HookedDir};
+use common::logs::{NOW, contents, fail};
+
+mod common;
+
+const EIO: FaultKind = FaultKind::Error(5);
+/// How long the header of a record of the journal is, and that of a frame.
+const RECORD: usize = 64;
+const FRAME: usize = 32;
+
+fn options(journal_bytes: u64) -> WalOptions {
+    WalOptions::default().journal_bytes(journal_bytes)
+}
+
+/// Where the records of the journal are: position, place in the file, length. By their signature.
+fn records(sim: &SimDir) -> Vec<(u64, usize, usize)> {
+    let image = sim.image();
+    let journal = image.get("JOURNAL").unwrap();
+    let mut found = Vec::new();
+    for at in (0..journal.len() - RECORD).step_by(8) {
+        if journal[at..].starts_with(b"KWJR") {
+            let position = u64::from_le_bytes(journal[at + 8..at + 16].try_into().unwrap());
+            let body = u32::from_le_bytes(journal[at + 36..at + 40].try_into().unwrap());
+            found.push((position, at, (RECORD + body as usize).next_multiple_of(8)));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// The file could not take what the journal had when the key was removed; the reader who works on it looks for it
+/// in a journal that others have written over since.
+#[test]
+fn the_header_of_a_record_that_is_gone_is_believed_without_its_checksum() {
+    let journal_bytes = 16 << 10;
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options(journal_bytes)).unwrap();
+    wal.append_entry("other", None, "0", false).unwrap();
+    wal.append_entry("gone", None, "0", false).unwrap();
+    let (position, at, _) = *records(&sim).last().unwrap();
+    let image = sim.image();
+    // The record's header, of a body of 16 MiB.
+    let mut forged = image.get("JOURNAL").unwrap()[at..at + RECORD].to_vec();
+    forged[36..40].copy_from_slice(&(16_u32 << 20).to_le_bytes());
+    let mut entries = wal.entries("gone").unwrap();
+    fail(&sim, CallKind::Write, 0, EIO, "gone-9ce8fb720ea0b8ce-0001");
+    wal.remove_key("gone").unwrap();
+    assert_eq!(sim.faults_hit(), 1);
+    sim.clear_faults();
+    let over = position + journal_bytes;
+    loop {
+        let (last, _, bytes) = *records(&sim).last().unwrap();
+        let head = last + bytes as u64;
+        let Some(room) = over.checked_sub(head + (RECORD + FRAME) as u64) else {
+            panic!("the place was missed")
+        };
+        if room < 2000 {
+            let mut content = vec![7; usize::try_from(room).unwrap()];
+            content.extend_from_slice(&forged);
+            content.extend_from_slice(&[7; 100]);
+            wal.append_entry("other", None, content, false).unwrap();
+            break;
+        }
+        wal.append_entry("other", None, [7; 500], false).unwrap();
+    }
+    let start = sim.trace_len();
+    let read = entries.next().unwrap();
+    assert!(read.is_err());
+    let trace = sim.trace();
+    let longest = trace[start..].iter().map(|op| match op {
+        Op::Write { data, .. } => data.len(),
+        _ => 0,
+    });
+    assert_eq!(longest.max().unwrap_or(0), 0, "what others have written is no record: {read:?}");
+}
+
+/// It is taken out of the cache before the journal says that it is dropped, so nobody tells who carries it on.
+#[test]
+fn a_key_that_is_removed_while_the_journal_carries_it_on_comes_back() {
+    const A: &str = "a-af63dc4c8601ec8c-0001";
+    for filler in [300, 450, 600, 750] {
+        let sim = SimDir::new(1);
+        let dir = HookedDir::new(&sim, A);
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(64 << 10)).unwrap());
+        let append = |n: usize| {
+            wal.append_entry(format!("d{}", n % 10), None, vec![7; filler], false).unwrap();
+        };
+        (0..80).for_each(|n| {
+            wal.append_entry(format!("c{n}"), None, "0", false).unwrap();
+        });
+        (0..300).for_each(append);
+        wal.append_entry("a", None, "removed", true).unwrap();
+        let (hooked, disk) = (Arc::clone(&wal), sim.clone());
+        let removed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = Arc::clone(&removed);
+        dir.before_sync(move || {
+            hooked.remove_key("a").unwrap();
+            for n in 0..80 {
+                hooked.append_entry(format!("c{n}"), None, "1", false).unwrap();
+            }
+            disk.inject(Fault {
+                call: CallKind::SyncData,
+                nth: 0,
+                kind: EIO,
+                forever: false,
+                name_contains: Some(A.to_owned()),
+            });
+            told.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for n in 0..400 {
+            append(n);
+            if removed.load(std::sync::atomic::Ordering::Relaxed) {
+                let found = Wal::open_in(Arc::new(sim.after_kill()), options(64 << 10)).unwrap();
+                let a: Vec<_> =
+                    found.entries("a").unwrap().map(|entry| entry.unwrap().content).collect();
+                assert!(a.is_empty(), "{filler}, {n} entries later: {a:?}");
+            }
+        }
+        assert!(removed.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!(sim.faults_hit(), 1);
+    }
+}
+
+/// The journal says that the segment is dropped before it is looked at once more whether it may go. It stays, as the
+/// key has another retention by then, and what was promised of it goes round with the journal no more.
+#[test]
+fn what_was_to_be_dropped_and_is_kept_is_lost_when_its_file_cannot_be_synced() {
+    for verdict in [Verdict::Keep, Verdict::Drop] {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let log: Arc<OnceLock<Arc<Wal>>> = Arc::default();
+        let hooked = Arc::clone(&log);
+        let options = || {
+            WalOptions::with_retention(Duration::from_secs(100))
+                .clock(clock.clone())
+                .journal_bytes(64 << 10)
+        };
+        let with_hook = options().before_drop(move |_| {
+            hooked.get().unwrap().set_retention("k", Retention::FOREVER).unwrap();
+            Ok(verdict)
+        });
+        let wal = Arc::new(Wal::open_in(Arc::new(sim.clone()), with_hook).unwrap());
+        log.set(Arc::clone(&wal)).unwrap();
+        wal.append_entry("k", None, "0", true).unwrap();
+        clock.advance(Duration::from_secs(15));
+        wal.append_entry("k", None, "1", true).unwrap();
+        clock.advance(Duration::from_secs(100));
+        let report = wal.compact().unwrap();
+        assert_eq!(report.dropped_segments, 0, "{report:?}");
+        assert_eq!(wal.retention("k").unwrap(), Some(Retention::FOREVER));
+        assert_eq!(contents(&wal, "k"), ["0", "1"]);
+        fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0001");
+        for _ in 0..2000 {
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let found = wal.enumerate_records("k").unwrap().collect::<Result<Vec<_>, _>>();
+        assert!(found.as_ref().is_ok_and(|found| *found == ["0", "1"]), "{verdict:?}: {found:?}");
+    }
+}
+
+/// Between the record that says that segments are dropped, and the unlink of the last of them, what was promised of one
+/// left the journal, though a power cut still finds its file.
+#[test]
+fn a_power_cut_before_the_unlink_finds_damage_in_what_was_to_be_dropped() {
+    for nth in 0..2 {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let options = || {
+            WalOptions::with_retention(Duration::from_secs(100))
+                .clock(clock.clone())
+                .journal_bytes(64 << 10)
+        };
+        let dir = HookedDir::new(&sim, DIRECTORY);
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+        let busy = |wal: &Wal, n: usize| {
+            for _ in 0..n {
+                wal.append_entry("busy", None, "x", false).unwrap();
+            }
+        };
+        for n in 0..3 {
+            clock.advance(Duration::from_secs(15));
+            wal.append_entry("k", None, vec![n; 3000], true).unwrap();
+        }
+        wal.sync().unwrap();
+        let broken = ["k-af63e64c8601fd8a-0002", "no file"][nth];
+        fail(&sim, CallKind::SyncData, 0, EIO, broken);
+        busy(&wal, 2000);
+        wal.sync().ok();
+        let (hooked, disk) = (Arc::clone(&wal), sim.clone());
+        let cut: Arc<OnceLock<SimDir>> = Arc::default();
+        let meanwhile = Arc::clone(&cut);
+        dir.before_sync(move || {
+            busy(&hooked, 2000);
+            meanwhile.set(SimDir::from_image(&disk.durable_image(), 3)).unwrap();
+        });
+        wal.truncate_before("k", 2).unwrap();
+        let cut = cut.get().unwrap().clone();
+        let wal = Wal::open_in(Arc::new(cut), options()).unwrap();
+        let found: Vec<_> =
+            wal.entries("k").unwrap().map(|entry| entry.map(|entry| entry.index)).collect();
+        assert!(found.iter().all(Result::is_ok), "{broken}: {found:?}");
+    }
+}
