@@ -1,16 +1,20 @@
 //! A file whose sync has failed: is what was readable still readable, and does what was dropped of it stay away?
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use keywal::fs::sim::{CallKind, FaultKind, SimDir};
-use keywal::{Result, Wal};
+use keywal::{ManualClock, Result, Wal, WalError};
 
 use common::hooked::HookedDir;
-use common::logs::{SEGMENT, contents, fail, options};
+use common::logs::{NOW, SEGMENT, TWINS, contents, fail, options};
 
 mod common;
 
 const EIO: FaultKind = FaultKind::Error(5);
+/// In the name of the third file of a key.
+const NEWEST: &str = "-0003.log";
 
 /// Drops something of the key `k` just before its first file is synced, which fails, so that what the journal has of
 /// the file is about to go round. Then appends until the journal has come round, and looks each time at what a kill
@@ -58,4 +62,68 @@ fn a_truncated_segment_does_not_go_round_with_the_journal() {
 #[test]
 fn a_removed_key_does_not_go_round_with_the_journal() {
     dropped_while_it_goes_round(1, |wal| wal.remove_key("k"), &[]);
+}
+
+/// A log that may have one file open. Of three files of the first twin the newest has been closed unsynced; another
+/// key's is open, and cannot be closed. The next sync of the former fails.
+fn closed_unsynced(dir: &HookedDir, sim: &SimDir, clock: &Arc<ManualClock>) -> Arc<Wal> {
+    let options = options().max_open_files(1).max_segment_bytes(4_096).clock(clock.clone());
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+    for number in 0..3 {
+        wal.append_entry(TWINS[0], None, [number; 1_200], false).unwrap();
+        clock.advance(Duration::from_secs(30));
+    }
+    wal.append_entry("other", None, "0", false).unwrap();
+    assert_eq!((wal.stats().open_files, wal.health().unsynced_keys), (1, 2));
+    fail(sim, CallKind::SyncData, 0, EIO, "other");
+    wal.sync_key("other").unwrap_err();
+    fail(sim, CallKind::SyncData, 0, EIO, NEWEST);
+    wal
+}
+
+fn check_still_readable(wal: &Wal, when: &str) {
+    let again = wal.sync_key(TWINS[0]);
+    assert!(matches!(again, Err(WalError::Poisoned { .. })), "{when}: {again:?}");
+    let found: Vec<_> = wal.entries(TWINS[0]).unwrap().collect();
+    assert!(found.len() == 3 && found.iter().all(Result::is_ok), "{when}: {found:?}");
+}
+
+/// Whoever synced through a handle of its own, as the cache was full, took what the sync had met away with it: the
+/// next one synced again, read back from the disk, and what had been readable was gone.
+#[test]
+fn what_a_failed_sync_lost_stays_readable_whoever_synced() {
+    let ways: [(&str, fn(&Wal, &ManualClock) -> bool); 4] = [
+        ("truncate", |wal, _| wal.truncate_before(TWINS[0], 2).is_err()),
+        ("compact", |wal, clock| {
+            clock.advance(Duration::from_secs(65));
+            !wal.compact().unwrap().failures.is_empty()
+        }),
+        ("create the twin", |wal, _| wal.append_entry(TWINS[1], None, "0", false).is_err()),
+        ("sync", |wal, _| wal.sync_key(TWINS[0]).is_err()),
+    ];
+    for (what, way) in ways {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let wal = closed_unsynced(&HookedDir::new(&sim, NEWEST), &sim, &clock);
+        assert!(way(&wal, &clock), "{what} did not fail");
+        assert_eq!(sim.faults_hit(), 2, "{what}");
+        check_still_readable(&wal, what);
+    }
+}
+
+/// Of two at once, one got the error, and the other read back what was lost.
+#[test]
+fn what_a_failed_sync_lost_stays_readable_when_two_sync_at_once() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, NEWEST);
+    let wal = closed_unsynced(&dir, &sim, &Arc::new(ManualClock::new(NOW)));
+    let (done, is_done) = mpsc::channel();
+    let other = Arc::clone(&wal);
+    dir.before_sync(move || {
+        thread::spawn(move || done.send(other.sync_key(TWINS[0]).is_err()).unwrap());
+        // It may as well wait until this one has ended: then the error is for this one.
+        let _ = is_done.recv_timeout(Duration::from_millis(200));
+    });
+    wal.sync_key(TWINS[0]).unwrap_err();
+    check_still_readable(&wal, "two at once");
 }
