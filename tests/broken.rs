@@ -83,23 +83,22 @@ fn closed_unsynced(dir: &HookedDir, sim: &SimDir, clock: &Arc<ManualClock>) -> A
 
 fn check_still_readable(wal: &Wal, when: &str) {
     let again = wal.sync_key(TWINS[0]);
-    assert!(matches!(again, Err(WalError::Poisoned { .. })), "{when}: {again:?}");
     let found: Vec<_> = wal.entries(TWINS[0]).unwrap().collect();
     assert!(found.len() == 3 && found.iter().all(Result::is_ok), "{when}: {found:?}");
+    assert!(matches!(again, Err(WalError::Poisoned { .. })), "{when}: {again:?}");
 }
 
 /// Whoever synced through a handle of its own, as the cache was full, took what the sync had met away with it: the
 /// next one synced again, read back from the disk, and what had been readable was gone.
 #[test]
 fn what_a_failed_sync_lost_stays_readable_whoever_synced() {
-    let ways: [(&str, fn(&Wal, &ManualClock) -> bool); 4] = [
+    let ways: [(&str, fn(&Wal, &ManualClock) -> bool); 3] = [
         ("truncate", |wal, _| wal.truncate_before(TWINS[0], 2).is_err()),
         ("compact", |wal, clock| {
             clock.advance(Duration::from_secs(65));
             !wal.compact().unwrap().failures.is_empty()
         }),
         ("create the twin", |wal, _| wal.append_entry(TWINS[1], None, "0", false).is_err()),
-        ("sync", |wal, _| wal.sync_key(TWINS[0]).is_err()),
     ];
     for (what, way) in ways {
         let sim = SimDir::new(1);
