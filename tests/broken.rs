@@ -1,0 +1,128 @@
+//! A file whose sync has failed: is what was readable still readable, and does what was dropped of it stay away?
+
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use keywal::fs::sim::{CallKind, FaultKind, SimDir};
+use keywal::{ManualClock, Result, Wal, WalError};
+
+use common::hooked::HookedDir;
+use common::logs::{NOW, SEGMENT, TWINS, contents, fail, options};
+
+mod common;
+
+const EIO: FaultKind = FaultKind::Error(5);
+/// In the name of the third file of a key.
+const NEWEST: &str = "-0003.log";
+
+/// Drops something of the key `k` just before its first file is synced, which fails, so that what the journal has of
+/// the file is about to go round. Then appends until the journal has come round, and looks each time at what a kill
+/// would leave: the entries with these numbers.
+fn dropped_while_it_goes_round(
+    entries: u8,
+    drop: impl Fn(&Wal) -> Result<()> + Send + 'static,
+    left: &[u8],
+) {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, SEGMENT);
+    let options = || options().journal_bytes(32_768).max_segment_bytes(4_096);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+    for number in 0..entries {
+        wal.append_entry("k", None, [number; 1_200], true).unwrap();
+    }
+    fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+    let other = Arc::clone(&wal);
+    dir.before_sync(move || {
+        drop(&other).unwrap();
+        // The journal will start for a while at one of these, behind the record of the drop.
+        for number in 0..12 {
+            other.append_entry(format!("between {number}"), None, "x", false).unwrap();
+        }
+    });
+    for round in 0..500 {
+        wal.append_entry("busy", None, [7; 50], false).unwrap();
+        if sim.faults_hit() > 0 {
+            let next = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+            let found: Vec<u8> = contents(&next, "k").iter().map(|content| content[0]).collect();
+            assert_eq!(found, left, "after {round}");
+        }
+    }
+    assert_eq!(sim.faults_hit(), 1);
+}
+
+/// What was promised of a segment was appended to the journal once more behind the record of its drop. When the
+/// journal started between the two, recovery made the file again.
+#[test]
+fn a_truncated_segment_does_not_go_round_with_the_journal() {
+    dropped_while_it_goes_round(4, |wal| wal.truncate_before("k", 2).map(drop), &[2, 3]);
+}
+
+/// The same of a whole key, whose files are known to nobody by the time the journal has the record.
+#[test]
+fn a_removed_key_does_not_go_round_with_the_journal() {
+    dropped_while_it_goes_round(1, |wal| wal.remove_key("k"), &[]);
+}
+
+/// A log that may have one file open. Of three files of the first twin the newest has been closed unsynced; another
+/// key's is open, and cannot be closed. The next sync of the former fails.
+fn closed_unsynced(dir: &HookedDir, sim: &SimDir, clock: &Arc<ManualClock>) -> Arc<Wal> {
+    let options = options().max_open_files(1).max_segment_bytes(4_096).clock(clock.clone());
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+    for number in 0..3 {
+        wal.append_entry(TWINS[0], None, [number; 1_200], false).unwrap();
+        clock.advance(Duration::from_secs(30));
+    }
+    wal.append_entry("other", None, "0", false).unwrap();
+    assert_eq!((wal.stats().open_files, wal.health().unsynced_keys), (1, 2));
+    fail(sim, CallKind::SyncData, 0, EIO, "other");
+    wal.sync_key("other").unwrap_err();
+    fail(sim, CallKind::SyncData, 0, EIO, NEWEST);
+    wal
+}
+
+fn check_still_readable(wal: &Wal, when: &str) {
+    let again = wal.sync_key(TWINS[0]);
+    let found: Vec<_> = wal.entries(TWINS[0]).unwrap().collect();
+    assert!(found.len() == 3 && found.iter().all(Result::is_ok), "{when}: {found:?}");
+    assert!(matches!(again, Err(WalError::Poisoned { .. })), "{when}: {again:?}");
+}
+
+/// Whoever synced through a handle of its own, as the cache was full, took what the sync had met away with it: the
+/// next one synced again, read back from the disk, and what had been readable was gone.
+#[test]
+fn what_a_failed_sync_lost_stays_readable_whoever_synced() {
+    let ways: [(&str, fn(&Wal, &ManualClock) -> bool); 3] = [
+        ("truncate", |wal, _| wal.truncate_before(TWINS[0], 2).is_err()),
+        ("compact", |wal, clock| {
+            clock.advance(Duration::from_secs(65));
+            !wal.compact().unwrap().failures.is_empty()
+        }),
+        ("create the twin", |wal, _| wal.append_entry(TWINS[1], None, "0", false).is_err()),
+    ];
+    for (what, way) in ways {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let wal = closed_unsynced(&HookedDir::new(&sim, NEWEST), &sim, &clock);
+        assert!(way(&wal, &clock), "{what} did not fail");
+        assert_eq!(sim.faults_hit(), 2, "{what}");
+        check_still_readable(&wal, what);
+    }
+}
+
+/// Of two at once, one got the error, and the other read back what was lost.
+#[test]
+fn what_a_failed_sync_lost_stays_readable_when_two_sync_at_once() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, NEWEST);
+    let wal = closed_unsynced(&dir, &sim, &Arc::new(ManualClock::new(NOW)));
+    let (done, is_done) = mpsc::channel();
+    let other = Arc::clone(&wal);
+    dir.before_sync(move || {
+        thread::spawn(move || done.send(other.sync_key(TWINS[0]).is_err()).unwrap());
+        // It may as well wait until this one has ended: then the error is for this one.
+        let _ = is_done.recv_timeout(Duration::from_millis(200));
+    });
+    wal.sync_key(TWINS[0]).unwrap_err();
+    check_still_readable(&wal, "two at once");
+}
