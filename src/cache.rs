@@ -19,7 +19,7 @@ use crate::format::SegmentId;
 use crate::primitives::atomic::{Ordering, fence};
 use crate::primitives::{Mutex, MutexGuard};
 use crate::scan;
-use crate::segment::{Pending, Segment};
+use crate::segment::Segment;
 
 /// How many files are tried in vain to make room for one before the bound is exceeded.
 const MAX_FAILURES: u32 = 3;
@@ -129,13 +129,9 @@ impl FileCache {
     /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
     /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {
-        if let Some(segment) = self.get(id) {
-            // Nobody finds it here to tell it so once the journal says it.
-            segment.pending().into_iter().for_each(Pending::note_dropped);
-            if Arc::strong_count(&segment) > 2 {
-                // Else they get the error.
-                let _ = segment.settle();
-            }
+        if let Some(segment) = self.get(id).filter(|segment| Arc::strong_count(segment) > 2) {
+            // Else they get the error.
+            let _ = segment.settle();
         }
         let mut inner = self.lock();
         inner.take(id);

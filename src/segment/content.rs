@@ -108,7 +108,7 @@ pub(crate) struct Pending {
     together: AtomicU64,
     /// The journal knows that the segment waits for records.
     waits: AtomicBool,
-    /// The journal says that the segment is dropped, or is about to.
+    /// The journal says that the segment is dropped.
     dropped: AtomicBool,
     settling: Mutex<()>,
 }
@@ -252,8 +252,7 @@ impl Pending {
         self.dirty.load(Ordering::Acquire) >= position
     }
 
-    /// Notes that the journal says that the segment is dropped, or is about to. Called before anybody can see the
-    /// record.
+    /// Notes that the journal says that the segment is dropped. Called before anybody can see the record.
     pub(crate) fn note_dropped(&self) {
         self.dropped.store(true, Ordering::Release);
     }
