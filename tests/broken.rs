@@ -92,7 +92,8 @@ fn check_still_readable(wal: &Wal, when: &str) {
 /// next one synced again, read back from the disk, and what had been readable was gone.
 #[test]
 fn what_a_failed_sync_lost_stays_readable_whoever_synced() {
-    let ways: [(&str, fn(&Wal, &ManualClock) -> bool); 3] = [
+    type Fails = fn(&Wal, &ManualClock) -> bool;
+    let ways: [(&str, Fails); 3] = [
         ("truncate", |wal, _| wal.truncate_before(TWINS[0], 2).is_err()),
         ("compact", |wal, clock| {
             clock.advance(Duration::from_secs(65));
