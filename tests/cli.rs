@@ -454,7 +454,7 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
 
     let damaged = fs::read(segment(&home.join("log"), "end")).unwrap();
-    let repaired = run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(OK);
+    let repaired = run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(DAMAGE);
     assert_eq!(
         (&repaired["keys"][0]["key"], &repaired["keys"][0]["next_index"]),
         (&json!("end"), &json!(9))
@@ -471,6 +471,10 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     let said = run(home, &["repair", "log", "--yes", "--copy-to", "copies"]).said(ERROR);
     assert!(said.contains("copies: cannot create the directory"), "{said}");
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
+    // What goes is said, as far as anybody can know it.
+    let said = run(home, &["repair", "log", "--yes", "--copy-to", "others"]).gave(DAMAGE);
+    let on = "end goes on at index 9: later indexes, if any were given, will be given again\n";
+    assert!(said.starts_with(on), "{said}");
 }
 
 /// A key whose only header is gone can be neither listed nor repaired: each command says what can be done.

@@ -33,6 +33,9 @@ struct Repaired {
 
 #[derive(Serialize)]
 struct Row {
+    /// As text shows it.
+    #[serde(skip)]
+    shown: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,15 +68,22 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
         done.copies = Some(copies);
         for damaged in damaged {
             wal.accept_loss(&damaged.key)?;
+            let shown = show_key(&damaged.key);
             let (key, key_base64) = text_or_base64(Some(&damaged.key));
             let next_index = wal.next_index(&damaged.key)?;
-            done.keys.push(Row { key, key_base64, next_index, given_up: damaged.what });
+            done.keys.push(Row { shown, key, key_base64, next_index, given_up: damaged.what });
         }
         Ok(done)
     })?;
     if args.json {
         print_json(out, &done)?;
     } else if let Some(copies) = &done.copies {
+        for Row { shown, next_index, .. } in &done.keys {
+            writeln!(
+                out,
+                "{shown} goes on at index {next_index}: later indexes, if any were given, will be given again"
+            )?;
+        }
         let keys = counted(done.keys.len() as u64, "key takes", "keys take");
         writeln!(out, "{keys} appends again; the damaged files are also in {}", copies.display())?;
     } else {
@@ -93,7 +103,7 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
             "keys that cannot be listed are left alone: restore their files from a snapshot, or move them away",
         );
     }
-    Ok(Outcome::of(done.unreadable_keys > 0 || !done.lost.is_empty()))
+    Ok(Outcome::of(!done.keys.is_empty() || done.unreadable_keys > 0 || !done.lost.is_empty()))
 }
 
 fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
