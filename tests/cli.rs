@@ -454,7 +454,8 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
 
     let damaged = fs::read(segment(&home.join("log"), "end")).unwrap();
-    let repaired = run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(DAMAGE);
+    let repaired =
+        run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(DAMAGE);
     assert_eq!(
         (&repaired["keys"][0]["key"], &repaired["keys"][0]["next_index"]),
         (&json!("end"), &json!(9))
@@ -464,7 +465,9 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     feed(home, &["append", "log", "end"], b"more\n").gave(OK);
     let all = run(home, &["cat", "log", "end"]).gave(OK);
     assert_eq!(all, lines.replace("entry 9", "more"));
-    assert!(run(home, &["repair", "log"]).gave(OK).contains("nothing to repair"));
+    let ran = run(home, &["repair", "log"]);
+    assert!(ran.err.contains("damage that repair does not treat: log/middle-"), "{}", ran.err);
+    assert_eq!(ran.gave(DAMAGE), "log: no key's end is damaged\n");
 
     // What is there is not written over.
     damage(&home.join("log").join(newest(home, "end")), 32 + 36, 32 + 36);
@@ -516,7 +519,7 @@ const LOSSES: [(&str, &str); 4] = [
 
 /// Makes a log that has lost this, with a key `k` of several segments, and says which lines of it are left.
 fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
-    let lines = numbered(0..300);
+    let mut lines = numbered(0..300);
     let options = WalOptions::default().max_segment_bytes(4096).max_entry_bytes(1024);
     let options = options.journal_bytes(1 << 20);
     let dir = home.join(log);
@@ -542,18 +545,21 @@ fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
         fs::remove_file(dir.join("JOURNAL")).unwrap();
         return lines;
     }
-    let left = match loss {
-        "oldest" => usize::try_from(segments[0].next_index).unwrap()..lines.len(),
-        "newest" => 0..usize::try_from(segments.last().unwrap().first_index).unwrap(),
-        _ => 0..lines.len(),
+    let lost = match loss {
+        "oldest" => segments[0].indexes(),
+        "middle" => segments[1].indexes(),
+        "newest" => segments.last().unwrap().indexes(),
+        _ => 0..0,
     };
     fs::remove_file(match loss {
         "oldest" => segments[0].path.clone(),
+        "middle" => segments[1].path.clone(),
         "newest" => segments.last().unwrap().path.clone(),
         _ => dir.join("META"),
     })
     .unwrap();
-    lines[left].to_vec()
+    lines.drain(usize::try_from(lost.start).unwrap()..usize::try_from(lost.end).unwrap());
+    lines
 }
 
 #[test]
@@ -640,6 +646,37 @@ fn repair_names_what_it_cannot_bring_back() {
     let repaired = run(home, &["repair", "again", "--json"]).json(DAMAGE);
     let lost = repaired["lost"].as_array().unwrap();
     assert_eq!((lost.len(), &lost[0]["path"]), (1, &json!("again")));
+}
+
+#[test]
+fn repair_names_the_damage_that_it_does_not_treat() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "sound"], b"x\n").gave(OK);
+    assert_eq!(
+        run(home, &["repair", "log"]).gave(OK),
+        "log: nothing to repair: no key's end is damaged\n"
+    );
+    // A key of which the only segment was cut off at 0.
+    feed(home, &["append", "log", "empty"], b"x\n").gave(OK);
+    fs::write(segment(&home.join("log"), "empty"), "").unwrap();
+    // A segment that is missing in the middle, when opening does not know it any more.
+    let left = lossy(home, "middle", "middle");
+    run(home, &["repair", "middle"]).gave(DAMAGE);
+    assert_eq!(run(home, &["cat", "middle", "k"]).gave(DAMAGE), left.concat());
+    for (log, what) in [
+        ("log", "-0001.log: no valid file header"),
+        ("middle", "-0002.log: the segment is missing"),
+    ] {
+        let ran = run(home, &["repair", log]);
+        let said = ran.err.lines().find(|line| line.contains(what)).unwrap_or_default();
+        assert!(said.starts_with("keywal: damage that repair does not treat: "), "{}", ran.err);
+        assert!(ran.err.contains("`keywal restore`"), "{}", ran.err);
+        assert_eq!(ran.gave(DAMAGE), format!("{log}: no key's end is damaged\n"));
+        let repaired = run(home, &["repair", log, "--json"]).json(DAMAGE);
+        assert_eq!(repaired["untreated"].as_array().unwrap().len(), 1, "{repaired}");
+        assert_eq!((&repaired["keys"], &repaired["lost"]), (&json!([]), &json!([])));
+    }
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {

@@ -244,11 +244,11 @@ pub struct Verify {
 /// safely. Nothing is cut off or written over, and damage elsewhere stays as it is: it keeps nobody from
 /// reading and appending. The damaged files are copied before anything is changed. To have entries back,
 /// restore a snapshot instead. What opening finds lost, such as missing files, is named as what repair cannot bring
-/// back.
+/// back; then all of the log is read, and damage that repair does not treat is named, too.
 ///
 /// Nobody knows how many entries the damaged end had. The key goes on behind the last one that can be read, at the
 /// index that is printed: later indexes, if any were given, will be given again. Whoever has noted one, rather than a
-/// reference, may find another entry there. Ends with code 3 if anything was given up or is lost.
+/// reference, may find another entry there. Ends with code 3 if anything was given up, or is damaged.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
     /// The log's directory

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, describe, say};
+use crate::failure::{Failure, Outcome, describe, say, show_finding};
 use crate::list::sorted;
 use crate::progress::Progress;
-use crate::text::{counted, show_content, show_key};
+use crate::text::{counted, show_key};
 use crate::{open, times};
 
 #[derive(Default, Serialize)]
@@ -167,13 +167,8 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     for (kind, findings) in
         [("unfinished", &report.torn), ("ignored", &report.ignored), ("damaged", &report.damaged)]
     {
-        for Finding { path, offset, bytes, what } in findings {
-            let path = show_content(path.to_string_lossy().as_bytes());
-            let place = match bytes {
-                0 => String::new(),
-                _ => format!("from offset {offset}, {bytes} bytes: "),
-            };
-            writeln!(out, "{kind}: {path}: {place}{what}")?;
+        for finding in findings {
+            writeln!(out, "{kind}: {}", show_finding(finding))?;
         }
     }
     for key in report.keys.iter().filter(|key| key.damaged > 0) {
