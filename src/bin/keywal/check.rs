@@ -183,7 +183,7 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     let entries = counted(report.entries, "entry", "entries");
     let keys = counted(report.keys.len() as u64, "key", "keys");
     writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
-    if !report.damaged.is_empty() {
+    if report.damaged.iter().any(open::may_lose_entries) {
         // What it is about comes first, on a terminal, too.
         out.flush()?;
         say(

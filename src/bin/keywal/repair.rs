@@ -143,8 +143,9 @@ fn advise(done: &Repaired) {
     for finding in &done.untreated {
         say(format!("damage that repair does not treat: {}", show_finding(finding)));
     }
-    if !done.lost.is_empty() {
-        let places = counted(done.lost.len() as u64, "damaged place", "damaged places");
+    let lost = done.lost.iter().filter(|finding| open::may_lose_entries(finding)).count();
+    if lost > 0 {
+        let places = counted(lost as u64, "damaged place", "damaged places");
         say(format!(
             "{places} found on opening, and named above: repair cannot bring back what is lost there, `keywal restore` \
              can, from a snapshot. Later commands may not find it again"
