@@ -100,7 +100,7 @@ pub struct CompactionReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SnapshotReport {
-    /// Keys in the copy.
+    /// Keys in the copy; those whose files could only be copied as they are do not count, nor their entries.
     pub keys: u64,
     /// Segment files in the copy: those that follow, and files that could only be copied as they are.
     pub segments: u64,

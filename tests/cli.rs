@@ -683,6 +683,38 @@ fn repair_names_the_damage_that_it_does_not_treat() {
     }
 }
 
+#[test]
+fn entries_of_a_segment_that_is_missing_do_not_count() {
+    let home = home();
+    let home = home.path();
+    let left = lossy(home, "log", "middle").len();
+    feed(home, &["append", "log", "sound"], b"x\n").gave(OK);
+    let ran = run(home, &["ls", "log"]);
+    let what = format!("keywal: k: {} entries cannot be read, the first at index ", 300 - left);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    let table = ran.gave(DAMAGE);
+    let cells = |line: usize| table.lines().nth(line).unwrap().split_whitespace().nth(1).unwrap();
+    assert_eq!((cells(1), cells(2)), (&*format!("{left}!"), "1"), "{table}");
+    let row = &rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE))[0];
+    assert_eq!((&row["entries"], &row["next_index"]), (&json!(left), &json!(300)));
+    assert!(row["damage"].as_str().unwrap().contains("segments are missing"), "{row}");
+    let ran = run(home, &["stats", "log", "--json"]);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    assert_eq!(ran.json(DAMAGE)["entries"], json!(left + 1));
+    assert_eq!(run(home, &["verify", "log", "--json"]).json(DAMAGE)["entries"], json!(left + 1));
+
+    // Of a key that is copied as it is, nobody has counted what can be read.
+    let ran = run(home, &["ls", "log", "k", "--json"]);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    let segments = rows(&ran.gave(DAMAGE));
+    fs::write(home.join(segments.last().unwrap()["path"].as_str().unwrap()), "").unwrap();
+    let ran = run(home, &["restore", "log", "copy"]);
+    assert!(ran.err.contains("copied as it is and not counted"), "{}", ran.err);
+    assert!(ran.gave(DAMAGE).starts_with("copy: 1 entry in 1 key;"));
+    let verified = run(home, &["verify", "copy", "--json"]).json(DAMAGE);
+    assert!(verified["entries"].as_u64() > Some(1), "{verified}");
+}
+
 fn newest(home: &Path, key: &str) -> PathBuf {
     let segments = rows(&run(home, &["ls", "log", key, "--json"]).gave(OK));
     let path = segments.last().unwrap()["path"].as_str().unwrap();

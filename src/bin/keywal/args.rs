@@ -72,6 +72,9 @@ pub enum Command {
 }
 
 /// List the keys, or the segments of one key.
+///
+/// ENTRIES counts those in the segments that are there. With a `!` behind it, some entries of the key cannot be read,
+/// and standard error says why. Of each key the oldest and the newest entry are read; damage to others is for `verify`.
 #[derive(Debug, clap::Args)]
 pub struct Ls {
     /// The log's directory
@@ -215,7 +218,7 @@ pub struct Restore {
     pub json: bool,
 }
 
-/// Print what the directory holds, in numbers. Reads no entries; `verify` does.
+/// Print what the directory holds, in numbers. Reads no entries, so that damaged ones count; `verify` does.
 #[derive(Debug, clap::Args)]
 pub struct Stats {
     /// The log's directory

@@ -7,7 +7,7 @@ use keywal::SnapshotReport;
 
 use crate::args::{Restore, Snapshot};
 use crate::entry::print_json;
-use crate::failure::{Failure, Outcome, say};
+use crate::failure::{Failure, Outcome, say, show_finding};
 use crate::open;
 use crate::progress::Progress;
 use crate::text::counted;
@@ -36,8 +36,7 @@ fn print(
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     for finding in &report.damaged {
-        let (path, offset) = (finding.path.display(), finding.offset);
-        say(format!("{path}: damaged from offset {offset}, as the original: {}", finding.what));
+        say(format!("damaged, as the original: {}", show_finding(finding)));
     }
     if json {
         print_json(out, report)?;

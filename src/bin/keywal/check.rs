@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
 use crate::failure::{Failure, Outcome, describe, say, show_finding};
-use crate::list::sorted;
+use crate::list::{held, sorted};
 use crate::progress::Progress;
 use crate::text::{counted, show_key};
 use crate::{open, times};
@@ -21,6 +21,7 @@ struct Totals {
     /// Keys that have a retention of their own.
     keys_with_retention: u64,
     segments: u64,
+    /// In the segments that are there.
     entries: u64,
     /// Valid bytes in the segments, their headers included.
     bytes: u64,
@@ -78,8 +79,13 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
             }
             segments => segments?,
         };
-        if let Err(error @ WalError::Corrupted { .. }) = log.next_index(&key) {
-            say(format!("{}: {}", show_key(&key), describe(&error)));
+        let (entries, missing) = held(&segments);
+        let end = match log.next_index(&key) {
+            Err(error @ WalError::Corrupted { .. }) => Some(describe(&error)),
+            _ => None,
+        };
+        for what in end.into_iter().chain(missing) {
+            say(format!("{}: {what}", show_key(&key)));
             damaged = true;
         }
         let retention = match log.retention(&key) {
@@ -87,10 +93,10 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
             retention => retention?,
         };
         totals.keys_with_retention += u64::from(retention.is_some());
+        totals.entries += entries;
         totals.segments += segments.len() as u64;
         totals.bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
         if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
-            totals.entries += last.next_index.saturating_sub(first.first_index);
             oldest = oldest.into_iter().chain([first.created_ms]).min();
             newest = newest.max(Some(last.created_ms));
         }
