@@ -834,6 +834,13 @@ fn a_snapshot_is_a_log_and_is_brought_up_to_date() {
     let report = run(home, &["restore", "copy", "back", "--until", until, "--json"]).json(OK);
     assert_eq!((&report["keys"], &report["entries"]), (&json!(1), &json!(1)));
     assert_eq!(run(home, &["cat", "back", "k"]).gave(OK), "one\n");
+    // Of a moment before all of them, that it has nothing is said.
+    for (until, nothing) in [("1h", true), (until, false)] {
+        let said = run(home, &["restore", "copy", "early", "--until", until]).said(OK);
+        assert_eq!(said.starts_with("keywal: nothing was appended before "), nothing, "{said}");
+        assert_eq!(run(home, &["ls", "early", "--json"]).gave(OK).is_empty(), nothing);
+        fs::remove_dir_all(home.join("early")).unwrap();
+    }
     assert!(run(home, &["restore", "copy", "back"]).said(ERROR).contains("not empty"));
     run(home, &["restore", "missing", "new"]).said(ERROR);
     assert!(!home.join("new").exists());

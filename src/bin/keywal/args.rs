@@ -210,7 +210,8 @@ pub struct Restore {
     pub from: PathBuf,
     /// The new directory; made if it is missing
     pub dir: PathBuf,
-    /// Of each key only what had been appended at this time: RFC 3339, a date, or a time before now such as 2h
+    /// Of each key only what had been appended at this time: RFC 3339, a date, or a time before now such as 2h. If
+    /// that is nothing, the copy has no entries, and standard error says so
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub until: Option<u64>,
     /// Print a JSON object

@@ -8,9 +8,9 @@ use keywal::SnapshotReport;
 use crate::args::{Restore, Snapshot};
 use crate::entry::print_json;
 use crate::failure::{Failure, Outcome, say, show_finding};
-use crate::open;
 use crate::progress::Progress;
 use crate::text::counted;
+use crate::{open, times};
 
 pub fn snapshot(args: &Snapshot, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let (report, found) = open::existing(&args.dir, open::for_reading(), |wal| {
@@ -26,7 +26,15 @@ pub fn restore(args: &Restore, out: &mut dyn Write) -> Result<Outcome, Failure> 
         let _progress = Progress::waiting("copying");
         keywal::restore(&args.from, &args.dir, args.until)?
     };
-    print(&report, &args.dir, args.json, out)
+    let done = print(&report, &args.dir, args.json, out)?;
+    if let Some(until) = args.until.filter(|_| report.entries == 0) {
+        let (from, until) = (args.from.display(), times::show(until));
+        out.flush()?;
+        say(format!(
+            "nothing was appended before {until} of what {from} has: the copy has no entries"
+        ));
+    }
+    Ok(done)
 }
 
 fn print(
