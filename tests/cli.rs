@@ -863,12 +863,15 @@ fn what_is_dropped_is_what_is_asked_for() {
     wal.append_entry("old", None, "entry", true).unwrap();
     wal.shutdown().unwrap();
     feed(home, &["append", "log", "new"], b"entry\n").gave(OK);
+    let entry = run(home, &["get", "log", "old", "0", "--json"]).json(OK);
 
     let kept = run(home, &["compact", "log", "--retention", "1000w", "--json"]).json(OK);
     assert_eq!(kept["dropped_segments"], json!(0));
     let report = run(home, &["compact", "log", "--retention", "7d", "--json"]).json(OK);
     assert_eq!((&report["dropped_segments"], &report["dropped_entries"]), (&json!(1), &json!(1)));
     assert_eq!(run(home, &["cat", "log", "old"]).gave(OK), "");
+    let said = run(home, &["get", "log", "--ref", entry["ref"].as_str().unwrap()]).said(ERROR);
+    assert!(said.contains("its entry was dropped or lost, or was never here"), "{said}");
     assert_eq!(run(home, &["cat", "log", "new"]).gave(OK), "entry\n");
 
     run(home, &["remove", "log", "new", "--yes"]).gave(OK);

@@ -30,9 +30,7 @@ pub fn restore(args: &Restore, out: &mut dyn Write) -> Result<Outcome, Failure> 
     if let Some(until) = args.until.filter(|_| report.entries == 0) {
         let (from, until) = (args.from.display(), times::show(until));
         out.flush()?;
-        say(format!(
-            "nothing was appended before {until} of what {from} has: the copy has no entries"
-        ));
+        say(format!("nothing was appended before {until}, as far as {from} can be read"));
     }
     Ok(done)
 }
