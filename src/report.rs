@@ -147,6 +147,10 @@ pub struct VerifyReport {
     pub damaged: Vec<Finding>,
     /// Files with a segment's name that are not used, and why; at most 1,000.
     pub ignored: Vec<Finding>,
+    /// What is there twice, and damaged once: the header of a segment, the facts about the directory. Nothing is lost,
+    /// and it is no sign of a bad disk by itself, since a power cut may leave it; but if the other copy goes, too, that
+    /// is damage. At most 1,000.
+    pub weakened: Vec<Finding>,
     /// Files that are none of ours.
     pub foreign_files: u64,
     /// How long it took.

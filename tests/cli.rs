@@ -684,6 +684,27 @@ fn repair_names_the_damage_that_it_does_not_treat() {
 }
 
 #[test]
+fn what_is_there_twice_and_damaged_once_is_named_and_no_damage() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "k"], b"x\n").gave(OK);
+    for path in [home.join("log/META"), segment(&home.join("log"), "k")] {
+        let bytes = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+        damage(&path, bytes, 1);
+    }
+    let said = run(home, &["verify", "log"]).gave(OK);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert!(
+        lines[0].starts_with("weakened: log/META: from offset 0, 128 bytes: one of two copies")
+    );
+    assert!(lines[1].starts_with("weakened: log/k-") && lines[1].contains(" the file header is "));
+    assert_eq!(lines[2], "log: 1 entry in 1 key can be read; no damage");
+    let verified = run(home, &["verify", "log", "--json"]).json(OK);
+    assert_eq!(verified["weakened"].as_array().unwrap().len(), 2, "{verified}");
+}
+
+#[test]
 fn entries_of_a_segment_that_is_missing_do_not_count() {
     let home = home();
     let home = home.path();

@@ -231,6 +231,9 @@ pub struct Stats {
 
 /// Read everything and check it. Ends with code 3 if anything is damaged.
 ///
+/// What is there twice, and damaged once, is `weakened`: nothing is lost, and a power cut may leave the facts about the
+/// directory so. That alone is no damage.
+///
 /// With --json, damage is in `damaged` and nowhere else: `closed_cleanly` is also false of a log that is in use, or
 /// was left by a crash.
 #[derive(Debug, clap::Args)]

@@ -118,6 +118,8 @@ struct Verified<'r> {
     damaged_keys: Vec<DamagedKey>,
     damaged: &'r [Finding],
     unfinished_writes: &'r [Finding],
+    /// Damaged once, and good in another copy.
+    weakened: &'r [Finding],
     ignored_files: &'r [Finding],
     foreign_files: u64,
 }
@@ -163,6 +165,7 @@ impl<'r> Verified<'r> {
             damaged_keys: damaged_keys.collect(),
             damaged: &report.damaged,
             unfinished_writes: &report.torn,
+            weakened: &report.weakened,
             ignored_files: &report.ignored,
             foreign_files: report.foreign_files,
         }
@@ -170,9 +173,12 @@ impl<'r> Verified<'r> {
 }
 
 fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<(), Failure> {
-    for (kind, findings) in
-        [("unfinished", &report.torn), ("ignored", &report.ignored), ("damaged", &report.damaged)]
-    {
+    for (kind, findings) in [
+        ("unfinished", &report.torn),
+        ("ignored", &report.ignored),
+        ("weakened", &report.weakened),
+        ("damaged", &report.damaged),
+    ] {
         for finding in findings {
             writeln!(out, "{kind}: {}", show_finding(finding))?;
         }
