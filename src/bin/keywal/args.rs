@@ -316,7 +316,7 @@ pub struct Retention {
     /// N entries stay whatever the limits say
     #[arg(long, value_name = "N", requires = "limit")]
     pub min_entries: Option<u64>,
-    /// The last N stay and older ones go: as `--max-entries N --min-entries N`
+    /// The last N stay and older ones go, whole segments only, so that up to a segment more stays: as `--max-entries N --min-entries N`
     #[arg(long, value_name = "N", conflicts_with_all = ["max_entries", "min_entries"])]
     pub keep_last: Option<u64>,
     /// Nothing goes
