@@ -134,7 +134,9 @@ fn check(
 }
 
 fn note(list: &mut Vec<Finding>, finding: Option<Finding>) {
-    finding.into_iter().for_each(|finding| RecoveryReport::note(list, finding));
+    if let Some(finding) = finding {
+        RecoveryReport::note(list, finding);
+    }
 }
 
 fn take(

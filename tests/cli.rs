@@ -545,7 +545,7 @@ fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
         fs::remove_file(dir.join("JOURNAL")).unwrap();
         return lines;
     }
-    let lost = match loss {
+    let gone = match loss {
         "oldest" => segments[0].indexes(),
         "middle" => segments[1].indexes(),
         "newest" => segments.last().unwrap().indexes(),
@@ -558,7 +558,7 @@ fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
         _ => dir.join("META"),
     })
     .unwrap();
-    lines.drain(usize::try_from(lost.start).unwrap()..usize::try_from(lost.end).unwrap());
+    lines.drain(usize::try_from(gone.start).unwrap()..usize::try_from(gone.end).unwrap());
     lines
 }
 

@@ -456,7 +456,7 @@ fn verify_names_each_copy_that_is_damaged_where_the_other_one_is_good() {
         places.extend([0, 512].map(|offset| (name.clone(), offset, 132 + "key".len())));
     }
     for (name, offset, bytes) in places {
-        for at in usize::saturating_sub(offset, 1)..offset + bytes + 1 {
+        for at in usize::saturating_sub(offset, 1)..=offset + bytes {
             let mut damaged = image.clone();
             let mut content = image.get(&name).unwrap().to_vec();
             let Some(byte) = content.get_mut(at).filter(|_| name == "META" || at < 512 + bytes)
