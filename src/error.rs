@@ -68,7 +68,8 @@ pub enum WalError {
     InvalidRef,
 
     /// The entry was in the log and has been dropped by retention, truncation or removal of its key. (An
-    /// entry that was lost with the power can answer this, too, once newer ones have been appended.)
+    /// entry that was lost with the power can answer this, too, once newer ones have been appended, and so can a
+    /// reference that was made up or belongs to another directory.)
     #[error("the entry has been dropped")]
     Expired,
 

@@ -244,9 +244,9 @@
 //!   entry's bytes, never a silent skip: an iterator that meets damage yields one typed error that says
 //!   which span is lost, and goes on behind it if asked to.
 //! - **[`EntryRef`].** Valid until its segment is dropped, across restarts and compactions; afterwards
-//!   [`Expired`](WalError::Expired), never other data. A ref of another key, or any 16 random bytes:
-//!   [`InvalidRef`](WalError::InvalidRef). A ref carries no directory identity: keep refs with their
-//!   directory.
+//!   [`Expired`](WalError::Expired), never other data. Any 16 random bytes:
+//!   [`InvalidRef`](WalError::InvalidRef), or `Expired` where a segment that was dropped may have had their
+//!   numbers. A ref carries no directory identity: keep refs with their directory.
 //! - **Retention, two-sided.** No entry is dropped before `entry_retention` has passed since it was
 //!   appended; once [`compact`](Wal::compact) runs, none outlives `entry_retention` plus one segment
 //!   window. Idle keys too. Limits by count and by bytes never leave less than they say, nor more than that

@@ -233,7 +233,8 @@ impl<'a> Replica<'a> {
         self.make_way(name)?;
         self.copy(&*file, bytes, name, &[])?;
         if unreadable {
-            let what = "copied as it is: it cannot be read".to_owned();
+            let what = "copied as it is and not counted, since its key is damaged: verify says what of it can be read"
+                .to_owned();
             self.note(Finding { path, offset: 0, bytes, what });
         }
         self.report.segments = self.report.segments.saturating_add(1);

@@ -100,7 +100,7 @@ pub struct CompactionReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SnapshotReport {
-    /// Keys in the copy.
+    /// Keys in the copy; those whose files could only be copied as they are do not count, nor their entries.
     pub keys: u64,
     /// Segment files in the copy: those that follow, and files that could only be copied as they are.
     pub segments: u64,
@@ -147,6 +147,10 @@ pub struct VerifyReport {
     pub damaged: Vec<Finding>,
     /// Files with a segment's name that are not used, and why; at most 1,000.
     pub ignored: Vec<Finding>,
+    /// What is there twice, and damaged once: the header of a segment, the facts about the directory. Nothing is lost,
+    /// and it is no sign of a bad disk by itself, since a power cut may leave it; but if the other copy goes, too, that
+    /// is damage. At most 1,000.
+    pub weakened: Vec<Finding>,
     /// Files that are none of ours.
     pub foreign_files: u64,
     /// How long it took.

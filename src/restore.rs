@@ -80,7 +80,7 @@ pub fn restore_in(
     until_ms: Option<u64>,
 ) -> Result<SnapshotReport> {
     let started = Instant::now();
-    let View { store, streams, report: found } =
+    let View { store, streams, report: found, .. } =
         view(from, WalOptions::default(), HashMap::default())?;
     let mut replica = Replica::begin(to, store.directory_id, Target::Empty, || Ok(()))?;
     for finding in found.damaged {

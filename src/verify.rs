@@ -47,16 +47,17 @@ pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
 /// As [`verify`], of a directory of another file system.
 pub fn verify_in(dir: Arc<dyn Dir>) -> Result<VerifyReport> {
     let started = Instant::now();
-    let View { store, streams, report: mut found } =
+    let View { store, streams, report: mut found, weakened } =
         view(dir, WalOptions::default(), HashMap::default())?;
     let mut report = VerifyReport {
         clean: found.clean,
         segments: found.segments,
         foreign_files: found.foreign_files,
+        weakened: weakened.into_iter().collect(),
         ..VerifyReport::default()
     };
     for stream in streams.in_order() {
-        match check(&store, &stream, &mut found) {
+        match check(&store, &stream, &mut found, &mut report.weakened) {
             Ok(Some(key)) => {
                 report.entries = report.entries.saturating_add(key.entries);
                 report.bytes = report.bytes.saturating_add(key.bytes);
@@ -87,6 +88,7 @@ fn check(
     store: &Store,
     stream: &Stream,
     found: &mut RecoveryReport,
+    weakened: &mut Vec<Finding>,
 ) -> Result<Option<VerifiedKey>> {
     // Damage in the newest segment is found again with the others.
     let findings = stream.load(store, &mut stream.writer())?;
@@ -107,7 +109,10 @@ fn check(
             Node::Lost(lost) => Err(lost.error()),
         };
         match segment {
-            Ok(segment) => take(&segment, segment.extent(), &mut key, &mut damaged)?,
+            Ok(segment) => {
+                take(&segment, segment.extent(), &mut key, &mut damaged)?;
+                note(weakened, segment.damaged_header()?);
+            }
             Err(WalError::Expired) => {}
             Err(WalError::Corrupted { path, offset, bytes, reason }) => {
                 damaged.push(Finding { path, offset, bytes, what: reason.to_owned() });
@@ -116,6 +121,7 @@ fn check(
         }
     }
     take(&newest, newest.extent(), &mut key, &mut damaged)?;
+    note(weakened, newest.damaged_header()?);
     if let Some(lost) = store.lost_tails.get(stream.hash) {
         let (offset, bytes) = (u64::from(lost.offset), u64::from(lost.bytes));
         damaged.push(Finding { path: lost.path, offset, bytes, what: lost.reason.to_owned() });
@@ -125,6 +131,12 @@ fn check(
         RecoveryReport::note(&mut found.damaged, finding);
     }
     Ok(Some(key))
+}
+
+fn note(list: &mut Vec<Finding>, finding: Option<Finding>) {
+    if let Some(finding) = finding {
+        RecoveryReport::note(list, finding);
+    }
 }
 
 fn take(

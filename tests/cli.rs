@@ -454,7 +454,8 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
 
     let damaged = fs::read(segment(&home.join("log"), "end")).unwrap();
-    let repaired = run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(OK);
+    let repaired =
+        run(home, &["repair", "log", "--yes", "--copy-to", "copies", "--json"]).json(DAMAGE);
     assert_eq!(
         (&repaired["keys"][0]["key"], &repaired["keys"][0]["next_index"]),
         (&json!("end"), &json!(9))
@@ -464,13 +465,19 @@ fn damage_is_named_contained_and_repaired_with_consent() {
     feed(home, &["append", "log", "end"], b"more\n").gave(OK);
     let all = run(home, &["cat", "log", "end"]).gave(OK);
     assert_eq!(all, lines.replace("entry 9", "more"));
-    assert!(run(home, &["repair", "log"]).gave(OK).contains("nothing to repair"));
+    let ran = run(home, &["repair", "log"]);
+    assert!(ran.err.contains("damage that repair does not treat: log/middle-"), "{}", ran.err);
+    assert_eq!(ran.gave(DAMAGE), "log: no key's end is damaged\n");
 
     // What is there is not written over.
     damage(&home.join("log").join(newest(home, "end")), 32 + 36, 32 + 36);
     let said = run(home, &["repair", "log", "--yes", "--copy-to", "copies"]).said(ERROR);
     assert!(said.contains("copies: cannot create the directory"), "{said}");
     feed(home, &["append", "log", "end"], b"more\n").said(DAMAGE);
+    // What goes is said, as far as anybody can know it.
+    let said = run(home, &["repair", "log", "--yes", "--copy-to", "others"]).gave(DAMAGE);
+    let on = "end goes on at index 9: later indexes, if any were given, will be given again\n";
+    assert!(said.starts_with(on), "{said}");
 }
 
 /// A key whose only header is gone can be neither listed nor repaired: each command says what can be done.
@@ -512,7 +519,7 @@ const LOSSES: [(&str, &str); 4] = [
 
 /// Makes a log that has lost this, with a key `k` of several segments, and says which lines of it are left.
 fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
-    let lines = numbered(0..300);
+    let mut lines = numbered(0..300);
     let options = WalOptions::default().max_segment_bytes(4096).max_entry_bytes(1024);
     let options = options.journal_bytes(1 << 20);
     let dir = home.join(log);
@@ -538,18 +545,21 @@ fn lossy(home: &Path, log: &str, loss: &str) -> Vec<String> {
         fs::remove_file(dir.join("JOURNAL")).unwrap();
         return lines;
     }
-    let left = match loss {
-        "oldest" => usize::try_from(segments[0].next_index).unwrap()..lines.len(),
-        "newest" => 0..usize::try_from(segments.last().unwrap().first_index).unwrap(),
-        _ => 0..lines.len(),
+    let gone = match loss {
+        "oldest" => segments[0].indexes(),
+        "middle" => segments[1].indexes(),
+        "newest" => segments.last().unwrap().indexes(),
+        _ => 0..0,
     };
     fs::remove_file(match loss {
         "oldest" => segments[0].path.clone(),
+        "middle" => segments[1].path.clone(),
         "newest" => segments.last().unwrap().path.clone(),
         _ => dir.join("META"),
     })
     .unwrap();
-    lines[left].to_vec()
+    lines.drain(usize::try_from(gone.start).unwrap()..usize::try_from(gone.end).unwrap());
+    lines
 }
 
 #[test]
@@ -582,7 +592,8 @@ fn what_opening_finds_lost_is_said_by_every_command_that_reads() {
         }
         assert_eq!(run(home, &["cat", "log", "k"]).gave(DAMAGE), left.concat(), "{loss}");
         assert_eq!(rows(&run(home, &["export", "log"]).gave(DAMAGE)).len(), left.len());
-        run(home, &["verify", "log"]).gave(DAMAGE);
+        let said = run(home, &["verify", "log"]).said(DAMAGE);
+        assert_eq!(said.contains("from a snapshot only"), loss != "facts", "{loss}: {said}");
         // The exit code of a failure stays that.
         let said = run(home, &["cat", "log", "missing"]).said(ERROR);
         assert!(said.contains(what) && said.contains("no key missing"), "{said}");
@@ -617,6 +628,9 @@ fn what_opening_finds_lost_is_said_by_every_command_that_writes() {
             // Who repeats what did not end with 0 would append twice.
             let said = ran.said(if args[0] == "append" { 0 } else { DAMAGE });
             assert!(said.contains(what), "{loss}: {args:?}: {said}");
+            // Without its facts, a log has all of its entries.
+            let advised = said.contains("from a snapshot");
+            assert_eq!(advised, args[0] == "repair" && loss != "facts", "{loss}: {args:?}: {said}");
             assert!(!done.is_empty(), "{loss}: {args:?}: {said}");
             let _ = fs::remove_dir_all(home.join("copy"));
         }
@@ -636,6 +650,90 @@ fn repair_names_what_it_cannot_bring_back() {
     let repaired = run(home, &["repair", "again", "--json"]).json(DAMAGE);
     let lost = repaired["lost"].as_array().unwrap();
     assert_eq!((lost.len(), &lost[0]["path"]), (1, &json!("again")));
+}
+
+#[test]
+fn repair_names_the_damage_that_it_does_not_treat() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "sound"], b"x\n").gave(OK);
+    assert_eq!(
+        run(home, &["repair", "log"]).gave(OK),
+        "log: nothing to repair: no key's end is damaged\n"
+    );
+    // A key of which the only segment was cut off at 0.
+    feed(home, &["append", "log", "empty"], b"x\n").gave(OK);
+    fs::write(segment(&home.join("log"), "empty"), "").unwrap();
+    // A segment that is missing in the middle, when opening does not know it any more.
+    let left = lossy(home, "middle", "middle");
+    run(home, &["repair", "middle"]).gave(DAMAGE);
+    assert_eq!(run(home, &["cat", "middle", "k"]).gave(DAMAGE), left.concat());
+    for (log, what) in [
+        ("log", "-0001.log: no valid file header"),
+        ("middle", "-0002.log: the segment is missing"),
+    ] {
+        let ran = run(home, &["repair", log]);
+        let said = ran.err.lines().find(|line| line.contains(what)).unwrap_or_default();
+        assert!(said.starts_with("keywal: damage that repair does not treat: "), "{}", ran.err);
+        assert!(ran.err.contains("`keywal restore`"), "{}", ran.err);
+        assert_eq!(ran.gave(DAMAGE), format!("{log}: no key's end is damaged\n"));
+        let repaired = run(home, &["repair", log, "--json"]).json(DAMAGE);
+        assert_eq!(repaired["untreated"].as_array().unwrap().len(), 1, "{repaired}");
+        assert_eq!((&repaired["keys"], &repaired["lost"]), (&json!([]), &json!([])));
+    }
+}
+
+#[test]
+fn what_is_there_twice_and_damaged_once_is_named_and_no_damage() {
+    let home = home();
+    let home = home.path();
+    feed(home, &["append", "log", "k"], b"x\n").gave(OK);
+    for path in [home.join("log/META"), segment(&home.join("log"), "k")] {
+        let bytes = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+        damage(&path, bytes, 1);
+    }
+    let said = run(home, &["verify", "log"]).gave(OK);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert!(
+        lines[0].starts_with("weakened: log/META: from offset 0, 128 bytes: one of two copies")
+    );
+    assert!(lines[1].starts_with("weakened: log/k-") && lines[1].contains(" the file header is "));
+    assert_eq!(lines[2], "log: 1 entry in 1 key can be read; no damage");
+    let verified = run(home, &["verify", "log", "--json"]).json(OK);
+    assert_eq!(verified["weakened"].as_array().unwrap().len(), 2, "{verified}");
+}
+
+#[test]
+fn entries_of_a_segment_that_is_missing_do_not_count() {
+    let home = home();
+    let home = home.path();
+    let left = lossy(home, "log", "middle").len();
+    feed(home, &["append", "log", "sound"], b"x\n").gave(OK);
+    let ran = run(home, &["ls", "log"]);
+    let what = format!("keywal: k: {} entries cannot be read, the first at index ", 300 - left);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    let table = ran.gave(DAMAGE);
+    let cells = |line: usize| table.lines().nth(line).unwrap().split_whitespace().nth(1).unwrap();
+    assert_eq!((cells(1), cells(2)), (&*format!("{left}!"), "1"), "{table}");
+    let row = &rows(&run(home, &["ls", "log", "--json"]).gave(DAMAGE))[0];
+    assert_eq!((&row["entries"], &row["next_index"]), (&json!(left), &json!(300)));
+    assert!(row["damage"].as_str().unwrap().contains("segments are missing"), "{row}");
+    let ran = run(home, &["stats", "log", "--json"]);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    assert_eq!(ran.json(DAMAGE)["entries"], json!(left + 1));
+    assert_eq!(run(home, &["verify", "log", "--json"]).json(DAMAGE)["entries"], json!(left + 1));
+
+    // Of a key that is copied as it is, nobody has counted what can be read.
+    let ran = run(home, &["ls", "log", "k", "--json"]);
+    assert!(ran.err.starts_with(&what), "{}", ran.err);
+    let segments = rows(&ran.gave(DAMAGE));
+    fs::write(home.join(segments.last().unwrap()["path"].as_str().unwrap()), "").unwrap();
+    let ran = run(home, &["restore", "log", "copy"]);
+    assert!(ran.err.contains("copied as it is and not counted"), "{}", ran.err);
+    assert!(ran.gave(DAMAGE).starts_with("copy: 1 entry in 1 key;"));
+    let verified = run(home, &["verify", "copy", "--json"]).json(DAMAGE);
+    assert!(verified["entries"].as_u64() > Some(1), "{verified}");
 }
 
 fn newest(home: &Path, key: &str) -> PathBuf {
@@ -757,6 +855,13 @@ fn a_snapshot_is_a_log_and_is_brought_up_to_date() {
     let report = run(home, &["restore", "copy", "back", "--until", until, "--json"]).json(OK);
     assert_eq!((&report["keys"], &report["entries"]), (&json!(1), &json!(1)));
     assert_eq!(run(home, &["cat", "back", "k"]).gave(OK), "one\n");
+    // Of a moment before all of them, that it has nothing is said.
+    for (until, nothing) in [("1h", true), (until, false)] {
+        let said = run(home, &["restore", "copy", "early", "--until", until]).said(OK);
+        assert_eq!(said.starts_with("keywal: nothing was appended before "), nothing, "{said}");
+        assert_eq!(run(home, &["ls", "early", "--json"]).gave(OK).is_empty(), nothing);
+        fs::remove_dir_all(home.join("early")).unwrap();
+    }
     assert!(run(home, &["restore", "copy", "back"]).said(ERROR).contains("not empty"));
     run(home, &["restore", "missing", "new"]).said(ERROR);
     assert!(!home.join("new").exists());
@@ -779,12 +884,15 @@ fn what_is_dropped_is_what_is_asked_for() {
     wal.append_entry("old", None, "entry", true).unwrap();
     wal.shutdown().unwrap();
     feed(home, &["append", "log", "new"], b"entry\n").gave(OK);
+    let entry = run(home, &["get", "log", "old", "0", "--json"]).json(OK);
 
     let kept = run(home, &["compact", "log", "--retention", "1000w", "--json"]).json(OK);
     assert_eq!(kept["dropped_segments"], json!(0));
     let report = run(home, &["compact", "log", "--retention", "7d", "--json"]).json(OK);
     assert_eq!((&report["dropped_segments"], &report["dropped_entries"]), (&json!(1), &json!(1)));
     assert_eq!(run(home, &["cat", "log", "old"]).gave(OK), "");
+    let said = run(home, &["get", "log", "--ref", entry["ref"].as_str().unwrap()]).said(ERROR);
+    assert!(said.contains("its entry was dropped or lost, or was never here"), "{said}");
     assert_eq!(run(home, &["cat", "log", "new"]).gave(OK), "entry\n");
 
     run(home, &["remove", "log", "new", "--yes"]).gave(OK);

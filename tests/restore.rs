@@ -371,8 +371,8 @@ fn verify_counts_what_is_there_and_changes_nothing() {
             let report = verify_in(Arc::new(sim.clone())).unwrap();
             assert_eq!((sim.trace_len(), sim.image()), before);
             assert_eq!(
-                (report.clean, &report.damaged[..], &report.torn[..]),
-                (clean, &[][..], &[][..])
+                (report.clean, &report.damaged[..], &report.torn[..], &report.weakened[..]),
+                (clean, &[][..], &[][..], &[][..])
             );
             assert_eq!(report.keys.len(), contents.len());
             for key in &report.keys {
@@ -412,7 +412,7 @@ fn verify_finds_damage_wherever_it_is() {
     let is_segment = |name: &&String| Path::new(name).extension().is_some_and(|end| end == "log");
     for name in names.iter().filter(is_segment) {
         let bytes = image.get(name).unwrap();
-        // Of a header, there are two.
+        // Of a header, there are two: see below.
         for at in (1024..bytes.len()).step_by(41) {
             let mut damaged = image.clone();
             let mut content = bytes.to_vec();
@@ -434,6 +434,47 @@ fn verify_finds_damage_wherever_it_is() {
     assert!(matches!(verify(home.path().join("missing")), Err(WalError::Io { .. })));
     assert_eq!(verify(home.path()).unwrap().keys, []);
     assert!(!home.path().join("LOCK").exists());
+}
+
+/// One of two copies: nothing is lost, and the next damage there would be.
+#[test]
+fn verify_names_each_copy_that_is_damaged_where_the_other_one_is_good() {
+    let sim = SimDir::new(3);
+    let (options, _) = options(0);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for serial in 0..9_u64 {
+        wal.append_entry("key", None, content(serial, 900), false).unwrap();
+    }
+    let segments = wal.segments("key").unwrap();
+    assert!(segments.len() > 1);
+    wal.shutdown().unwrap();
+    let image = sim.image();
+    // 128 bytes of facts; a header of 132 bytes and the key.
+    let mut places = vec![("META".to_owned(), 0, 128), ("META".to_owned(), 4096, 128)];
+    for segment in segments {
+        let name = segment.path.file_name().unwrap().to_str().unwrap().to_owned();
+        places.extend([0, 512].map(|offset| (name.clone(), offset, 132 + "key".len())));
+    }
+    for (name, offset, bytes) in places {
+        for at in usize::saturating_sub(offset, 1)..=offset + bytes {
+            let mut damaged = image.clone();
+            let mut content = image.get(&name).unwrap().to_vec();
+            let Some(byte) = content.get_mut(at).filter(|_| name == "META" || at < 512 + bytes)
+            else {
+                continue;
+            };
+            *byte ^= 1 << (at % 8);
+            damaged.set(&name, content);
+            let report = verify_in(Arc::new(SimDir::from_image(&damaged, 1))).unwrap();
+            assert_eq!((report.entries, &report.damaged[..]), (9, &[][..]), "{name} {at}");
+            let found: Vec<_> = report.weakened.iter().map(|it| (it.offset, it.bytes)).collect();
+            let expected = [(offset as u64, bytes as u64)];
+            // Between the copies there is nothing.
+            let inside = (offset..offset + bytes).contains(&at);
+            assert_eq!(found, expected[..usize::from(inside)], "{name} {at}");
+            assert!(report.weakened.iter().all(|finding| finding.path.ends_with(&name)));
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The header of a segment file and its copy (section 2 of the specification).
 
+use std::ops::Range;
+
 use super::{Fields, FormatError, MAX_SEQUENCE};
 
 const MAGIC: [u8; 6] = *b"KEYWAL";
@@ -69,6 +71,12 @@ impl FileHeader {
         let bytes = self.header_bytes();
         let start = bytes.next_multiple_of(COPY_ALIGN_BYTES).saturating_add(bytes);
         u32::try_from(start).unwrap_or(u32::MAX)
+    }
+
+    /// Where the header and its copy stand in the file.
+    pub(crate) fn places(&self) -> [Range<usize>; 2] {
+        let bytes = self.header_bytes();
+        [0, bytes.next_multiple_of(COPY_ALIGN_BYTES)].map(|at| at..at.saturating_add(bytes))
     }
 
     /// The header and its copy: the first `frames_start` bytes of the file.

@@ -13,8 +13,8 @@ use ahash::HashMap;
 use super::replay::Copied;
 use super::{FACTS_LOST, FILES_CHANGED, Listing, replay, usual_directory_id};
 use crate::error::{Result, WalError};
-use crate::format::{Meta, SegmentId};
-use crate::fs::{Dir, OpenMode};
+use crate::format::{Meta, SLOT_OFFSETS, SegmentId};
+use crate::fs::{Dir, OpenMode, len_u64};
 use crate::options::WalOptions;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::Tail;
@@ -22,6 +22,8 @@ use crate::segment::Overlay;
 use crate::store::{META_NAME, MetaFile, Past, Reading, Store, read_slots};
 use crate::streams::Streams;
 
+const HALF_OF_FACTS: &str =
+    "one of two copies of the directory's facts is damaged; the other one is good";
 /// How often a directory that is opened or closed meanwhile is looked at again.
 const MAX_LOOKS: usize = 16;
 
@@ -30,19 +32,22 @@ pub(crate) struct View {
     pub(crate) store: Store,
     pub(crate) streams: Streams,
     pub(crate) report: RecoveryReport,
+    /// The copy of the facts about the directory that is damaged, if the other one is good.
+    pub(crate) weakened: Option<Finding>,
 }
 
-/// The facts about the directory, and whether they are beyond doubt; `None`: there are none.
-fn facts(dir: &dyn Dir) -> Result<Option<(Meta, bool)>> {
+/// The facts about the directory, and where they stand damaged, too; `None`: there are none.
+fn facts(dir: &dyn Dir) -> Result<Option<(Meta, Option<u64>)>> {
     let path = dir.path().join(META_NAME);
     let file = match dir.open(META_NAME, OpenMode::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(|source| WalError::io(&path, "open the directory's facts", source))?,
     };
     let slots = read_slots(&*file, &path)?;
-    let whole = slots.iter().all(Option::is_some);
+    let damaged = slots.iter().zip(SLOT_OFFSETS).find(|(slot, _)| slot.is_none());
+    let damaged = damaged.map(|(_, offset)| offset);
     let newest = slots.into_iter().flatten().max_by_key(|meta| meta.generation);
-    Ok(newest.map(|meta| (meta, whole)))
+    Ok(newest.map(|meta| (meta, damaged)))
 }
 
 /// Looks at a directory. `tails`: where newest segments ended that were looked at before.
@@ -58,7 +63,7 @@ pub(crate) fn view(
         let listing = Listing::read(&*dir)?;
         // As when the directory is opened to be written to: unless it is sure to be closed.
         let copied = match &before {
-            Some((meta, true)) if meta.clean || meta.journal_bytes == 0 => Copied::default(),
+            Some((meta, None)) if meta.clean || meta.journal_bytes == 0 => Copied::default(),
             Some((meta, _)) => replay::copy_out(&*dir, meta)?,
             None if listing.segments == 0 => Copied::default(),
             None => replay::copy_out(&*dir, &without_facts(&*dir, &listing)?)?,
@@ -68,11 +73,18 @@ pub(crate) fn view(
             break (before, listing, copied);
         }
     };
+    let weakened = before.as_ref().and_then(|(_, damaged)| *damaged).map(|offset| Finding {
+        path: dir.path().join(META_NAME),
+        offset,
+        bytes: len_u64(Meta::BYTES),
+        what: HALF_OF_FACTS.to_owned(),
+    });
     let (meta, past) = match before {
         Some((meta, _)) if meta.incomplete => {
             return Err(WalError::Incomplete { path: dir.path().to_owned() });
         }
-        Some((meta, whole)) => {
+        Some((meta, damaged)) => {
+            let whole = damaged.is_none();
             let changed = (meta.segments, meta.digest) != (listing.segments, listing.digest);
             if meta.clean && whole && changed {
                 note(&mut report, dir.path().to_owned(), FILES_CHANGED);
@@ -96,7 +108,7 @@ pub(crate) fn view(
         copied.overlays.into_iter().map(|(id, overlay)| (id, Arc::<Overlay>::new(overlay)));
     store.reading = Some(Reading { journal: journal.collect(), tails });
     let streams = listing.into_streams(&store, &mut report)?;
-    Ok(View { store, streams, report })
+    Ok(View { store, streams, report, weakened })
 }
 
 /// What stands in for facts that are lost.

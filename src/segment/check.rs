@@ -4,10 +4,13 @@ use std::io;
 
 use super::{Extent, Segment, read_header};
 use crate::error::{Result, WalError};
-use crate::format::Seed;
-use crate::fs::File;
+use crate::format::{FileHeader, Seed, find_header};
+use crate::fs::{File, len_u64, read_full};
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{CHUNK_BYTES, Step, Walk, reach};
+
+const HALF_OF_HEADER: &str =
+    "one of two copies of the file header is damaged; the other one is good";
 
 /// What [`Segment::check`] found.
 #[derive(Debug, Default)]
@@ -34,6 +37,30 @@ impl Segment {
             }
         }
         Ok(None)
+    }
+
+    /// Which of the header and its copy is damaged, where the other one says what it was.
+    pub(crate) fn damaged_header(&self) -> Result<Option<Finding>> {
+        let mut bytes = vec![0; usize::try_from(self.frames_start).unwrap_or(usize::MAX)];
+        let read = read_full(&self.content, &mut bytes, 0)
+            .map_err(|source| self.io_error("read the segment", source))?;
+        bytes.truncate(read);
+        let is_own = |header: &FileHeader| {
+            Seed::of_nonce(header.nonce) == self.seed
+                && (header.key_hash, header.sequence) == (self.id.key_hash, self.id.sequence)
+        };
+        let Ok(header) = find_header(&bytes, is_own) else { return Ok(None) };
+        let sound = header.to_bytes();
+        let damaged = header
+            .places()
+            .into_iter()
+            .find(|place| bytes.get(place.clone()) != sound.get(place.clone()));
+        Ok(damaged.map(|place| Finding {
+            path: self.path.clone(),
+            offset: len_u64(place.start),
+            bytes: len_u64(place.len()),
+            what: HALF_OF_HEADER.to_owned(),
+        }))
     }
 
     /// Reads all frames before the end of the segment, in its file or in a copy of it.

@@ -98,7 +98,7 @@ impl WalReader {
     }
 
     fn of(view: View) -> Self {
-        let View { store, streams, report } = view;
+        let View { store, streams, report, .. } = view;
         let options = &store.options;
         let retention_ms = millis(options.entry_retention);
         let clock_guard =

@@ -72,6 +72,9 @@ pub enum Command {
 }
 
 /// List the keys, or the segments of one key.
+///
+/// ENTRIES counts those in the segments that are there. With a `!` behind it, some entries of the key cannot be read,
+/// and standard error says why. Of each key the oldest and the newest entry are read; damage to others is for `verify`.
 #[derive(Debug, clap::Args)]
 pub struct Ls {
     /// The log's directory
@@ -207,7 +210,8 @@ pub struct Restore {
     pub from: PathBuf,
     /// The new directory; made if it is missing
     pub dir: PathBuf,
-    /// Of each key only what had been appended at this time: RFC 3339, a date, or a time before now such as 2h
+    /// Of each key only what had been appended at this time: RFC 3339, a date, or a time before now such as 2h. If
+    /// that is nothing, the copy has no entries, and standard error says so
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub until: Option<u64>,
     /// Print a JSON object
@@ -215,7 +219,7 @@ pub struct Restore {
     pub json: bool,
 }
 
-/// Print what the directory holds, in numbers. Reads no entries; `verify` does.
+/// Print what the directory holds, in numbers. Reads no entries, so that damaged ones count; `verify` does.
 #[derive(Debug, clap::Args)]
 pub struct Stats {
     /// The log's directory
@@ -226,6 +230,9 @@ pub struct Stats {
 }
 
 /// Read everything and check it. Ends with code 3 if anything is damaged.
+///
+/// What is there twice, and damaged once, is `weakened`: nothing is lost, and a power cut may leave the facts about the
+/// directory so. That alone is no damage.
 ///
 /// With --json, damage is in `damaged` and nowhere else: `closed_cleanly` is also false of a log that is in use, or
 /// was left by a crash.
@@ -244,7 +251,11 @@ pub struct Verify {
 /// safely. Nothing is cut off or written over, and damage elsewhere stays as it is: it keeps nobody from
 /// reading and appending. The damaged files are copied before anything is changed. To have entries back,
 /// restore a snapshot instead. What opening finds lost, such as missing files, is named as what repair cannot bring
-/// back, with code 3.
+/// back; then all of the log is read, and damage that repair does not treat is named, too.
+///
+/// Nobody knows how many entries the damaged end had. The key goes on behind the last one that can be read, at the
+/// index that is printed: later indexes, if any were given, will be given again. Whoever has noted one, rather than a
+/// reference, may find another entry there. Ends with code 3 if anything was given up, or is damaged.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
     /// The log's directory
@@ -305,7 +316,7 @@ pub struct Retention {
     /// N entries stay whatever the limits say
     #[arg(long, value_name = "N", requires = "limit")]
     pub min_entries: Option<u64>,
-    /// The last N stay and older ones go: as `--max-entries N --min-entries N`
+    /// The last N stay and older ones go, whole segments only, so that up to a segment more stays: as `--max-entries N --min-entries N`
     #[arg(long, value_name = "N", conflicts_with_all = ["max_entries", "min_entries"])]
     pub keep_last: Option<u64>,
     /// Nothing goes

@@ -7,10 +7,10 @@ use keywal::SnapshotReport;
 
 use crate::args::{Restore, Snapshot};
 use crate::entry::print_json;
-use crate::failure::{Failure, Outcome, say};
-use crate::open;
+use crate::failure::{Failure, Outcome, say, show_finding};
 use crate::progress::Progress;
 use crate::text::counted;
+use crate::{open, times};
 
 pub fn snapshot(args: &Snapshot, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let (report, found) = open::existing(&args.dir, open::for_reading(), |wal| {
@@ -26,7 +26,13 @@ pub fn restore(args: &Restore, out: &mut dyn Write) -> Result<Outcome, Failure> 
         let _progress = Progress::waiting("copying");
         keywal::restore(&args.from, &args.dir, args.until)?
     };
-    print(&report, &args.dir, args.json, out)
+    let done = print(&report, &args.dir, args.json, out)?;
+    if let Some(until) = args.until.filter(|_| report.entries == 0) {
+        let (from, until) = (args.from.display(), times::show(until));
+        out.flush()?;
+        say(format!("nothing was appended before {until}, as far as {from} can be read"));
+    }
+    Ok(done)
 }
 
 fn print(
@@ -36,8 +42,7 @@ fn print(
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     for finding in &report.damaged {
-        let (path, offset) = (finding.path.display(), finding.offset);
-        say(format!("{path}: damaged from offset {offset}, as the original: {}", finding.what));
+        say(format!("damaged, as the original: {}", show_finding(finding)));
     }
     if json {
         print_json(out, report)?;

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::args::{Stats, Verify};
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, describe, say};
-use crate::list::sorted;
+use crate::failure::{Failure, Outcome, describe, say, show_finding};
+use crate::list::{held, sorted};
 use crate::progress::Progress;
-use crate::text::{counted, show_content, show_key};
+use crate::text::{counted, show_key};
 use crate::{open, times};
 
 #[derive(Default, Serialize)]
@@ -21,6 +21,7 @@ struct Totals {
     /// Keys that have a retention of their own.
     keys_with_retention: u64,
     segments: u64,
+    /// In the segments that are there.
     entries: u64,
     /// Valid bytes in the segments, their headers included.
     bytes: u64,
@@ -78,8 +79,13 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
             }
             segments => segments?,
         };
-        if let Err(error @ WalError::Corrupted { .. }) = log.next_index(&key) {
-            say(format!("{}: {}", show_key(&key), describe(&error)));
+        let (entries, missing) = held(&segments);
+        let end = match log.next_index(&key) {
+            Err(error @ WalError::Corrupted { .. }) => Some(describe(&error)),
+            _ => None,
+        };
+        for what in end.into_iter().chain(missing) {
+            say(format!("{}: {what}", show_key(&key)));
             damaged = true;
         }
         let retention = match log.retention(&key) {
@@ -87,10 +93,10 @@ fn totals(log: &WalReader) -> Result<(Totals, bool), Failure> {
             retention => retention?,
         };
         totals.keys_with_retention += u64::from(retention.is_some());
+        totals.entries += entries;
         totals.segments += segments.len() as u64;
         totals.bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
         if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
-            totals.entries += last.next_index.saturating_sub(first.first_index);
             oldest = oldest.into_iter().chain([first.created_ms]).min();
             newest = newest.max(Some(last.created_ms));
         }
@@ -112,6 +118,8 @@ struct Verified<'r> {
     damaged_keys: Vec<DamagedKey>,
     damaged: &'r [Finding],
     unfinished_writes: &'r [Finding],
+    /// Damaged once, and good in another copy.
+    weakened: &'r [Finding],
     ignored_files: &'r [Finding],
     foreign_files: u64,
 }
@@ -157,6 +165,7 @@ impl<'r> Verified<'r> {
             damaged_keys: damaged_keys.collect(),
             damaged: &report.damaged,
             unfinished_writes: &report.torn,
+            weakened: &report.weakened,
             ignored_files: &report.ignored,
             foreign_files: report.foreign_files,
         }
@@ -164,16 +173,14 @@ impl<'r> Verified<'r> {
 }
 
 fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<(), Failure> {
-    for (kind, findings) in
-        [("unfinished", &report.torn), ("ignored", &report.ignored), ("damaged", &report.damaged)]
-    {
-        for Finding { path, offset, bytes, what } in findings {
-            let path = show_content(path.to_string_lossy().as_bytes());
-            let place = match bytes {
-                0 => String::new(),
-                _ => format!("from offset {offset}, {bytes} bytes: "),
-            };
-            writeln!(out, "{kind}: {path}: {place}{what}")?;
+    for (kind, findings) in [
+        ("unfinished", &report.torn),
+        ("ignored", &report.ignored),
+        ("weakened", &report.weakened),
+        ("damaged", &report.damaged),
+    ] {
+        for finding in findings {
+            writeln!(out, "{kind}: {}", show_finding(finding))?;
         }
     }
     for key in report.keys.iter().filter(|key| key.damaged > 0) {
@@ -188,7 +195,7 @@ fn print(args: &Verify, report: &VerifyReport, out: &mut dyn Write) -> Result<()
     let entries = counted(report.entries, "entry", "entries");
     let keys = counted(report.keys.len() as u64, "key", "keys");
     writeln!(out, "{dir}: {entries} in {keys} can be read; {damaged}")?;
-    if !report.damaged.is_empty() {
+    if report.damaged.iter().any(open::may_lose_entries) {
         // What it is about comes first, on a terminal, too.
         out.flush()?;
         say(

@@ -123,6 +123,15 @@ pub fn describe(error: &WalError) -> String {
     text
 }
 
+/// A finding as a line of text.
+pub fn show_finding(Finding { path, offset, bytes, what }: &Finding) -> String {
+    let place = match bytes {
+        0 => String::new(),
+        _ => format!("from offset {offset}, {bytes} bytes: "),
+    };
+    format!("{}: {place}{what}", show_content(path.to_string_lossy().as_bytes()))
+}
+
 /// Says what is damaged, in the words of the error that reading it gives.
 pub fn say_damaged(findings: &[Finding]) -> Outcome {
     for Finding { path, offset, bytes, what } in findings {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use keywal::{Entry, Key, KeyOptions, Keys, WalError, WalReader};
+use keywal::{Entry, Key, KeyOptions, Keys, SegmentInfo, WalError, WalReader};
 use serde::Serialize;
 
 use crate::args::Ls;
@@ -20,6 +20,7 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
     segments: usize,
+    /// In the segments that are there.
     entries: u64,
     bytes: u64,
     first_index: u64,
@@ -78,11 +79,12 @@ fn keys(log: &WalReader, json: bool, out: &mut dyn Write) -> Result<Outcome, Fai
         } else {
             let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
             let retention = row.retention.map(|limits| retention::show(&limits.into()));
+            let mark = if row.damage.is_some() { "!" } else { "" };
             writeln!(
                 out,
                 "{:>8} {:>10} {:>12} {:>10} {:>10} {:24} {:24} {:9} {}",
                 row.segments,
-                row.entries,
+                format!("{}{mark}", row.entries),
                 row.bytes,
                 row.first_index,
                 row.next_index,
@@ -114,6 +116,7 @@ impl Row {
             Err(WalError::Corrupted { .. }) => Vec::new(),
             result => result?,
         };
+        let (entries, missing) = held(&segments);
         let first_index = segments.first().map_or(0, |oldest| oldest.first_index);
         let next_index = segments.last().map_or(0, |newest| newest.next_index);
         let mut time = |newest: bool| {
@@ -134,6 +137,7 @@ impl Row {
             WalError::Corrupted { .. } => Ok(KeyOptions::default()),
             error => Err(error),
         })?;
+        let damage = damage.or(missing);
         let metadata = Some(&own.metadata[..]).filter(|metadata| !metadata.is_empty());
         let (metadata, metadata_base64) = text_or_base64(metadata);
         let (key, key_base64) = text_or_base64(Some(key));
@@ -141,7 +145,7 @@ impl Row {
             key,
             key_base64,
             segments: segments.len(),
-            entries: next_index.saturating_sub(first_index),
+            entries,
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             first_index,
             next_index,
@@ -153,6 +157,23 @@ impl Row {
             damage,
         })
     }
+}
+
+/// How many entries the segments of a key have that are there, and which are missing between them. None is read, so
+/// damaged ones count.
+pub fn held(segments: &[SegmentInfo]) -> (u64, Option<String>) {
+    let entries = segments.iter().map(|segment| segment.next_index - segment.first_index).sum();
+    let gaps = segments.iter().zip(segments.iter().skip(1)).filter_map(|(before, behind)| {
+        let (first, missing) =
+            (before.next_index, behind.first_index.saturating_sub(before.next_index));
+        (missing > 0).then_some((first, missing))
+    });
+    let missing = gaps.reduce(|(first, all), (_, missing)| (first, all + missing));
+    let missing = missing.map(|(first, missing)| {
+        let cannot = counted(missing, "entry cannot be read", "entries cannot be read");
+        format!("{cannot}, the first at index {first}: segments are missing or damaged")
+    });
+    (entries, missing)
 }
 
 /// What a key has of its own.
@@ -172,6 +193,7 @@ fn segments(
     if segments.is_empty() {
         return Err(no_such_key(key));
     }
+    let missing = held(&segments).1;
     if !json {
         writeln!(
             out,
@@ -205,7 +227,10 @@ fn segments(
             segment.sequence, segment.first_index, segment.next_index, segment.bytes
         )?;
     }
-    Ok(Outcome::Done)
+    if let Some(missing) = &missing {
+        say(format!("{}: {missing}", show_key(key)));
+    }
+    Ok(Outcome::of(missing.is_some()))
 }
 
 /// All keys in the order of their bytes, and how many cannot be listed. Says so if there are any.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
-use keywal::{Wal, WalOptions, WalReader};
+use keywal::{Finding, Wal, WalOptions, WalReader};
 
 use crate::failure::{Failure, Outcome, say, say_damaged};
 use crate::progress::Progress;
@@ -102,6 +102,12 @@ pub fn check_exists(dir: &Path) -> Result<(), Failure> {
         }
     }
     Err(Failure::error(format!("{}: not a keywal directory: it has no {META_NAME}", dir.display())))
+}
+
+/// Whether entries may be lost where this is damaged. Those of a log whose facts are lost are all there: they are
+/// put together anew.
+pub fn may_lose_entries(finding: &Finding) -> bool {
+    finding.path.file_name().is_none_or(|name| name != META_NAME)
 }
 
 /// Whether a file is named like a segment: `{label}-{hash in 16 hexadecimal digits}-{sequence}.log`.

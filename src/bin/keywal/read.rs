@@ -105,7 +105,13 @@ pub fn get(args: &Get, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let key = args.key.as_ref().map(|key| args.syntax.key(key)).transpose()?;
     let (log, found) = &open::read(&args.dir)?;
     let entry = match (args.reference, &key, args.index) {
-        (Some(reference), ..) => log.read_entry(reference)?,
+        (Some(reference), ..) => log.read_entry(reference).map_err(|error| match error {
+            // The program cannot know where the reference is from.
+            WalError::Expired => Failure::error(
+                "the reference leads nowhere: its entry was dropped or lost, or was never here",
+            ),
+            error => error.into(),
+        })?,
         (None, Some(key), Some(index)) => {
             entries_of(log, key)?;
             log.get(key, index)?.ok_or_else(|| {

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use crate::args::Repair;
 use crate::entry::{print_json, text_or_base64};
-use crate::failure::{Failure, Outcome, describe, say};
+use crate::failure::{Failure, Outcome, describe, say, show_finding};
 use crate::list::sorted;
+use crate::progress::Progress;
 use crate::text::{counted, show_key};
 use crate::{open, times};
 
@@ -29,10 +30,15 @@ struct Repaired {
     copies: Option<PathBuf>,
     /// What opening found damaged, which is not what is given up here.
     lost: Vec<Finding>,
+    /// What else is damaged, and stays so.
+    untreated: Vec<Finding>,
 }
 
 #[derive(Serialize)]
 struct Row {
+    /// As text shows it.
+    #[serde(skip)]
+    shown: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,10 +49,16 @@ struct Row {
 }
 
 pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let (done, _) = open::existing(&args.dir, open::for_reading(), |wal| {
+    let (mut done, _) = open::existing(&args.dir, open::for_reading(), |wal| {
         let lost = wal.recovery_report().damaged.clone();
         let (keys, unreadable_keys) = sorted(wal.enumerate_keys()?);
-        let mut done = Repaired { keys: Vec::new(), unreadable_keys, copies: None, lost };
+        let mut done = Repaired {
+            keys: Vec::new(),
+            unreadable_keys,
+            copies: None,
+            lost,
+            untreated: Vec::new(),
+        };
         let damaged = damaged_ends(wal, keys)?;
         if damaged.is_empty() {
             return Ok(done);
@@ -65,35 +77,87 @@ pub fn run(args: &Repair, out: &mut dyn Write) -> Result<Outcome, Failure> {
         done.copies = Some(copies);
         for damaged in damaged {
             wal.accept_loss(&damaged.key)?;
+            let shown = show_key(&damaged.key);
             let (key, key_base64) = text_or_base64(Some(&damaged.key));
             let next_index = wal.next_index(&damaged.key)?;
-            done.keys.push(Row { key, key_base64, next_index, given_up: damaged.what });
+            done.keys.push(Row { shown, key, key_base64, next_index, given_up: damaged.what });
         }
         Ok(done)
     })?;
+    // What was given up is told even if the rest cannot be read.
+    let failed = match untreated(args, &done.lost) {
+        Ok(found) => {
+            done.untreated = found;
+            None
+        }
+        Err(failure) => Some(failure),
+    };
     if args.json {
         print_json(out, &done)?;
-    } else if let Some(copies) = &done.copies {
+    } else {
+        print(args, &done, out)?;
+    }
+    out.flush()?;
+    advise(&done);
+    match failed {
+        Some(failure) => Err(failure),
+        None => Ok(Outcome::of(!done.keys.is_empty() || done.has_damage())),
+    }
+}
+
+impl Repaired {
+    /// Whether there is any that was not given up.
+    fn has_damage(&self) -> bool {
+        self.unreadable_keys > 0 || !self.lost.is_empty() || !self.untreated.is_empty()
+    }
+}
+
+/// The damage that is left, but for what opening has found already.
+fn untreated(args: &Repair, lost: &[Finding]) -> Result<Vec<Finding>, Failure> {
+    let _progress = Progress::waiting("reading everything");
+    let mut damaged = keywal::verify(&args.dir)?.damaged;
+    let place = |finding: &Finding| (finding.path.clone(), finding.offset);
+    damaged.retain(|finding| !lost.iter().any(|known| place(known) == place(finding)));
+    Ok(damaged)
+}
+
+fn print(args: &Repair, done: &Repaired, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(copies) = &done.copies {
+        for Row { shown, next_index, .. } in &done.keys {
+            writeln!(
+                out,
+                "{shown} goes on at index {next_index}: later indexes, if any were given, will be given again"
+            )?;
+        }
         let keys = counted(done.keys.len() as u64, "key takes", "keys take");
         writeln!(out, "{keys} appends again; the damaged files are also in {}", copies.display())?;
     } else {
-        let nothing = if done.lost.is_empty() { "nothing to repair: " } else { "" };
+        let nothing = if done.has_damage() { "" } else { "nothing to repair: " };
         writeln!(out, "{}: {nothing}no key's end is damaged", args.dir.display())?;
     }
-    out.flush()?;
-    if !done.lost.is_empty() {
-        let places = counted(done.lost.len() as u64, "damaged place", "damaged places");
+    Ok(())
+}
+
+/// Says what is damaged all the same, and what can be done.
+fn advise(done: &Repaired) {
+    for finding in &done.untreated {
+        say(format!("damage that repair does not treat: {}", show_finding(finding)));
+    }
+    let lost = done.lost.iter().filter(|finding| open::may_lose_entries(finding)).count();
+    if lost > 0 {
+        let places = counted(lost as u64, "damaged place", "damaged places");
         say(format!(
             "{places} found on opening, and named above: repair cannot bring back what is lost there, `keywal restore` \
              can, from a snapshot. Later commands may not find it again"
         ));
+    } else if !done.untreated.is_empty() {
+        say("what is lost there comes back from a snapshot only, with `keywal restore`");
     }
     if done.unreadable_keys > 0 {
         say(
             "keys that cannot be listed are left alone: restore their files from a snapshot, or move them away",
         );
     }
-    Ok(Outcome::of(done.unreadable_keys > 0 || !done.lost.is_empty()))
 }
 
 fn damaged_ends(wal: &Wal, keys: Vec<Key>) -> Result<Vec<Damaged>, Failure> {
