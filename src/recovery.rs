@@ -237,6 +237,8 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
             {
                 best = best.max(Claim::Damaged);
             }
+            // It may be hidden, so that nobody else notes it, and count once the key that hides it is gone.
+            Err(OpenError::Header(NO_HEADER)) => store.note_interrupted(&id.file_name(label)),
             Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) => {}
             Err(OpenError::Wal(error)) => return Err(error),
         }

@@ -744,9 +744,8 @@ fn what_a_hidden_label_left_is_no_damage_once_the_other_key_is_gone() {
 }
 
 /// A key was removed, used again and removed again, and left its first tombstone where another key came to
-/// be. When that one was removed, too, the tombstone was taken for the key, which had entries elsewhere.
-#[test]
-fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
+/// be. Then that one was removed, too: two tombstones, and the first key next to them.
+fn two_tombstones() -> (SimDir, Wal) {
     let (sim, wal) = fresh();
     let [first, second] = TWINS;
     wal.append_entry(first, None, "1", true).unwrap();
@@ -758,6 +757,14 @@ fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
     wal.append_entry(second, None, "4", true).unwrap();
     wal.append_entry(first, None, "5", true).unwrap();
     wal.remove_key(second).unwrap();
+    (sim, wal)
+}
+
+/// The tombstone was taken for the key, which had entries elsewhere.
+#[test]
+fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
+    let (sim, wal) = two_tombstones();
+    let [first, second] = TWINS;
     for clean in [false, true] {
         if clean {
             open(&sim).shutdown().unwrap();
@@ -767,6 +774,30 @@ fn an_old_tombstone_does_not_hide_where_the_key_is_now() {
         let wal = open(&sim);
         assert_eq!(contents(&wal, first), ["5"]);
         assert!(contents(&wal, second).is_empty());
+    }
+}
+
+/// A creation of the key whose tombstone was passed over had been cut off. Nobody noted that, and after a shutdown it
+/// was damage.
+#[test]
+fn a_cut_off_creation_behind_a_hidden_tombstone_is_no_damage() {
+    let (sim, wal) = two_tombstones();
+    drop(wal);
+    let image = sim.durable_image();
+    let tombstones = image.files().map(|(name, _)| name.to_owned());
+    let tombstones: Vec<String> = tombstones.filter(|name| name.contains("67e4-")).collect();
+    assert_eq!(tombstones.len(), 2);
+    for tombstone in tombstones {
+        let mut image = image.clone();
+        let (before, sequence) = tombstone.trim_end_matches(".log").rsplit_once('-').unwrap();
+        let next: u32 = sequence.parse::<u32>().unwrap() + 20;
+        image.set(&format!("{before}-{next:04}.log"), []);
+        let sim = SimDir::from_image(&image, 2);
+        open(&sim).shutdown().unwrap();
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, TWINS[0]), ["5"], "{tombstone}");
+        let keys = wal.enumerate_keys().unwrap();
+        assert_eq!((keys.unreadable(), keys.count()), (0, 1), "{tombstone}");
     }
 }
 
