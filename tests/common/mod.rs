@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod progress;
 pub mod recovered;
 pub mod run;
+pub mod shown;
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
