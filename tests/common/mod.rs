@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test uses a part of this")]
 
 pub mod child;
+pub mod following;
 pub mod forge;
 pub mod heap;
 pub mod hooked;
