@@ -4,6 +4,7 @@
 //! operation (those before belong to shorter sequences); of each point, every subset of what may have
 //! reached the disk where that is feasible, and samples, with garbled sectors, otherwise. Long random
 //! sequences besides. A state that is like one before, bytes, clock and demands, is not checked again.
+//! Some states are read before recovery by who only reads; some workloads are followed.
 //!
 //! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given; one more for the core operations, one
 //!   less under tight limits.

@@ -5,7 +5,8 @@
 //! be believed for ever; everything else must work on; and a kill, or a power cut after any later
 //! operation, must leave what was promised.
 //!
-//! Besides, every short sequence of operations, with a power cut at every later moment.
+//! Besides, every short sequence of operations, with a power cut at every later moment; and both with
+//! followers of each key, whose calls fail as well.
 //!
 //! All of it takes some minutes with `cargo test --release --test faults`; an unoptimised build runs a
 //! sample. `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
@@ -241,7 +242,7 @@ fn everything(run: &str, calls: u64, mut cases: Vec<(&Workload<'_>, Case)>) {
         cases.retain(|(workload, case)| name(workload.ops, case).contains(&only));
     } else if cfg!(debug_assertions) {
         let followed = cases.iter().any(|(workload, _)| workload.setup.followed);
-        let one_in = DEBUG_ONE_IN * if followed { 4 } else { 1 };
+        let one_in = DEBUG_ONE_IN * if followed { 8 } else { 1 };
         cases = cases.into_iter().step_by(one_in).collect();
     }
     let (counts, failures) = (Counts::default(), Failures::default());

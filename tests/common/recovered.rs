@@ -27,7 +27,7 @@ fn clock(run: &Run) -> Arc<ManualClock> {
 }
 
 /// Of so many states in which life goes on, one is read before recovery by who only reads.
-const READ_ONE_IN: u64 = 2;
+const READ_ONE_IN: u64 = 4;
 
 /// What comes after the first recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
