@@ -229,7 +229,8 @@ fn claim(store: &Store, key_hash: u64, label: &str, sequences: &[u32]) -> Result
     let mut best = Claim::None;
     for sequence in sequences {
         let id = SegmentId { key_hash, sequence: *sequence };
-        match Segment::open(&*store.dir, id, label, store.directory_id, store.access(false), None) {
+        let (access, overlay) = (store.access(false), store.journal_of(id));
+        match Segment::open(&*store.dir, id, label, store.directory_id, access, None, overlay) {
             Ok((segment, _)) if segment.removed => best = best.max(Claim::Removed),
             Ok(_) => best = Claim::Segment,
             Err(OpenError::Header(NO_HEADER))

@@ -174,7 +174,8 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`].
+    /// Opens the file and checks its header. The caller says where it ends, with [`Self::admit`]. Reads find
+    /// what only the journal has in `overlay`, as it was copied from there: the header, too.
     pub(crate) fn open(
         dir: &dyn Dir,
         id: SegmentId,
@@ -182,6 +183,7 @@ impl Segment {
         directory_id: u64,
         access: Access,
         ring: Option<&Arc<Ring>>,
+        overlay: Option<&Arc<Overlay>>,
     ) -> Result<(Self, FileHeader), OpenError> {
         let name = id.file_name(label);
         let path = dir.path().join(&name);
@@ -204,7 +206,8 @@ impl Segment {
         let named =
             |header: &FileHeader| (header.key_hash, header.sequence) == (id.key_hash, id.sequence);
         let ours = |header: &FileHeader| header.directory_id == directory_id && named(header);
-        let header = match read_header(&*file, ours)
+        let content = Content::new(file, ring).under(overlay);
+        let header = match read_header(content.with_header(), ours)
             .map_err(|source| WalError::io(&path, "read the segment", source))?
         {
             Ok(header) => header,
@@ -224,7 +227,7 @@ impl Segment {
         }
         let start = header.frames_start();
         let extent = Extent { end: start, count: 0 };
-        let segment = Self::assemble(id, path, &header, Content::new(file, ring), extent);
+        let segment = Self::assemble(id, path, &header, content, extent);
         Ok((segment, header))
     }
 
@@ -303,12 +306,6 @@ impl Segment {
     /// The segment's part of the journal, if there is a journal.
     pub(crate) fn pending(&self) -> Option<&Pending> {
         self.content.pending()
-    }
-
-    /// Lets reads find what only the journal has, as it was copied from there.
-    pub(crate) fn overlay(mut self, overlay: Option<&Arc<Overlay>>) -> Self {
-        self.content.overlay(overlay);
-        self
     }
 
     pub(crate) fn extent(&self) -> Extent {

@@ -404,15 +404,8 @@ impl Stream {
         let id = self.id(sequence);
         let label = label(self.key().unwrap_or_default());
         let access = store.access(false);
-        let (segment, header) = Segment::open(
-            &*store.dir,
-            id,
-            &label,
-            store.directory_id,
-            access,
-            store.ring.as_ref(),
-        )?;
-        Ok((segment.overlay(store.journal_of(id)), header))
+        let (ring, overlay) = (store.ring.as_ref(), store.journal_of(id));
+        Segment::open(&*store.dir, id, &label, store.directory_id, access, ring, overlay)
     }
 
     pub(crate) fn id(&self, sequence: u32) -> SegmentId {

@@ -4,6 +4,7 @@
 //! operation (those before belong to shorter sequences); of each point, every subset of what may have
 //! reached the disk where that is feasible, and samples, with garbled sectors, otherwise. Long random
 //! sequences besides. A state that is like one before, bytes, clock and demands, is not checked again.
+//! Some states are read before recovery by who only reads; some workloads are followed.
 //!
 //! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given; one more for the core operations, one
 //!   less under tight limits.
@@ -107,6 +108,31 @@ fn crashes_of_long_random_workloads_with_a_journal() {
 #[test]
 fn crashes_of_long_random_workloads_with_a_journal_under_tight_limits() {
     walks("crash-journal-long-tight", Setup::tight(seed()).with_journal());
+}
+
+#[test]
+fn every_crash_of_every_short_workload_that_is_followed() {
+    let length = length().saturating_sub(1).max(1);
+    exhaust("crash-followed", Setup::plain(seed()).followed(), &Op::all(), length);
+    exhaust("crash-followed-tight", Setup::tight(seed()).followed(), &Op::all(), length);
+}
+
+#[test]
+fn every_crash_with_a_journal_and_followers() {
+    let length = length().saturating_sub(1).max(1);
+    let setup = Setup::plain(seed()).with_journal().followed();
+    exhaust("crash-journal-followed", setup, &Op::all_with_journal(), length);
+}
+
+#[test]
+fn crashes_of_long_random_workloads_that_are_followed() {
+    walks("crash-long-followed", Setup::plain(seed()).followed());
+    walks("crash-long-followed-tight", Setup::tight(seed()).followed());
+}
+
+#[test]
+fn crashes_of_long_random_workloads_with_a_journal_and_followers() {
+    walks("crash-journal-long-followed-tight", Setup::tight(seed()).with_journal().followed());
 }
 
 /// Workloads that get to what is rare in random ones: segments that go one by one, and others that go at
@@ -253,8 +279,9 @@ fn walks(name: &str, setup: Setup) {
     if one_only() {
         return;
     }
+    let all = env_number("KEYWAL_CRASH_STATES").unwrap_or(1_000);
+    let wanted = if setup.followed { all / 8 } else { all };
     let explorer = explorer(setup);
-    let wanted = env_number("KEYWAL_CRASH_STATES").unwrap_or(1_000);
     let progress = Progress::new(name, "states", wanted);
     on_all_cores(usize::MAX, |at| {
         let go_on = walk(&explorer, mix(seed()) ^ at as u64, &|| {

@@ -5,7 +5,8 @@
 //! be believed for ever; everything else must work on; and a kill, or a power cut after any later
 //! operation, must leave what was promised.
 //!
-//! Besides, every short sequence of operations, with a power cut at every later moment.
+//! Besides, every short sequence of operations, with a power cut at every later moment; and both with
+//! followers of each key, whose calls fail as well.
 //!
 //! All of it takes some minutes with `cargo test --release --test faults`; an unoptimised build runs a
 //! sample. `KEYWAL_FAULT`: only the failures whose name contains this text, as a failure prints it.
@@ -36,7 +37,7 @@ const WORKLOAD: &str = "small:0 large:0 batch:1 small:1 rotate:0 sync:1 large:1 
      remove:1 small:1 batch:1 truncate:0 large:0 kill small:0 large:1 sync shutdown large:0 rotate:1 \
      batch:1 small:0 remove:0 large:0 last:1 small:1 rotate:1 forever:0 rotate:1 compact small:1";
 
-/// Unoptimised, one case in so many is run.
+/// Unoptimised, one case in so many is run, and fewer where keys are followed.
 const DEBUG_ONE_IN: usize = 61;
 
 /// After a fault that lasts, so many operations are tried before it is over.
@@ -136,6 +137,16 @@ fn every_call_fails_in_every_way_with_a_journal() {
     one_long_workload(&Setup::plain(1).with_journal());
 }
 
+#[test]
+fn every_call_fails_in_every_way_while_keys_are_followed() {
+    one_long_workload(&Setup::plain(1).followed());
+}
+
+#[test]
+fn every_call_fails_in_every_way_with_a_journal_while_keys_are_followed() {
+    one_long_workload(&Setup::plain(1).with_journal().followed());
+}
+
 fn one_long_workload(setup: &Setup) {
     let mut ops = Op::parse_all(WORKLOAD);
     if setup.journal_bytes > 0 {
@@ -166,10 +177,21 @@ fn every_call_of_every_short_workload_fails_in_every_way_under_tight_limits() {
     short_workloads("faults-short-tight", &Setup::tight(1));
 }
 
+#[test]
+fn every_call_of_every_short_workload_fails_in_every_way_while_keys_are_followed() {
+    short_workloads("faults-short-followed", &Setup::plain(1).followed());
+}
+
+#[test]
+fn every_call_of_every_short_workload_fails_in_every_way_with_a_journal_and_followers() {
+    short_workloads("faults-short-journal-followed", &Setup::plain(1).with_journal().followed());
+}
+
 /// In each sequence, the calls of the last operation fail; then there is a `Disk` append to each key, with
 /// and without a shutdown before. Each sequence is tried on a new directory and on one that was closed.
 fn short_workloads(run: &str, setup: &Setup) {
-    let longest = env_number("KEYWAL_FAULT_LEN").unwrap_or(1);
+    let given = env_number("KEYWAL_FAULT_LEN").unwrap_or(1);
+    let longest = if setup.followed { given.saturating_sub(1).max(1) } else { given };
     let mut sequences: Vec<Vec<Op>> = vec![Vec::new()];
     let mut all = Vec::new();
     for _ in 0..longest {
@@ -219,7 +241,9 @@ fn everything(run: &str, calls: u64, mut cases: Vec<(&Workload<'_>, Case)>) {
     if let Ok(only) = std::env::var("KEYWAL_FAULT") {
         cases.retain(|(workload, case)| name(workload.ops, case).contains(&only));
     } else if cfg!(debug_assertions) {
-        cases = cases.into_iter().step_by(DEBUG_ONE_IN).collect();
+        let followed = cases.iter().any(|(workload, _)| workload.setup.followed);
+        let one_in = DEBUG_ONE_IN * if followed { 8 } else { 1 };
+        cases = cases.into_iter().step_by(one_in).collect();
     }
     let (counts, failures) = (Counts::default(), Failures::default());
     let progress = Progress::new(run, "cases", cases.len() as u64);

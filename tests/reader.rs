@@ -417,6 +417,35 @@ fn a_power_cut_looks_to_a_reader_as_to_recovery() {
     assert!(states > 500);
 }
 
+/// A power cut may leave the name of a segment and nothing else of it, and the journal all that it had.
+#[test]
+fn a_segment_of_which_only_the_name_is_left_reads_from_the_journal() {
+    let sim = SimDir::new(5);
+    let clock = Arc::new(ManualClock::new(EPOCH_MS));
+    let options = options(4096).clock(clock.clone());
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    for content in ["first", "second"] {
+        wal.append_entry("key", None, content, true).unwrap();
+        clock.advance(Duration::from_secs(100_000));
+    }
+    let segments = wal.segments("key").unwrap();
+    let names = segments.iter().map(|segment| segment.path.file_name().unwrap().to_str().unwrap());
+    let names: Vec<&str> = names.collect();
+    for empty in [&names[..1], &names[1..], &names] {
+        let mut image = sim.durable_image();
+        for name in &names {
+            let content = sim.image().get(name).unwrap().to_vec();
+            image.set(name, if empty.contains(name) { Vec::new() } else { content });
+        }
+        let left = Arc::new(SimDir::from_image(&image, 1));
+        let reader = WalReader::open_in(left.clone(), options.clone()).unwrap();
+        let shown = reader.enumerate_records("key").unwrap().collect::<Result<Vec<_>, _>>();
+        assert_eq!(shown.unwrap(), ["first", "second"], "{empty:?} are empty");
+        let report = verify_in(left).unwrap();
+        assert!(report.damaged.is_empty(), "{empty:?} are empty: {:?}", report.damaged);
+    }
+}
+
 /// A call that fails is an error of reading, and neither damage nor the end of the log.
 #[test]
 fn failing_calls_are_no_damage() {

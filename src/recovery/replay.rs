@@ -166,12 +166,9 @@ pub(super) fn copy_out(dir: &dyn Dir, meta: &Meta) -> Result<Copied> {
         if header.record.body == Body::Created {
             from_the_start.insert(header.record.segment);
         }
-        if header.record.body != Body::Frames {
-            continue;
-        }
         let body = journal.body(header).map_err(error)?;
         // If it has been written over by now, the segment has it.
-        if header.record.check(&body) {
+        if header.record.check(&body) && !body.is_empty() {
             let overlay = copied.overlays.entry(header.record.segment).or_default();
             overlay.insert(header.record.offset, body);
         }
@@ -461,7 +458,8 @@ impl Target<'_> {
             if !sequences.contains(&self.id.sequence) {
                 continue;
             }
-            match Segment::open(self.dir, self.id, label, self.directory_id, Access::Write, None) {
+            let (id, access) = (self.id, Access::Write);
+            match Segment::open(self.dir, id, label, self.directory_id, access, None, None) {
                 Ok((segment, _)) if segment.seed == header.record.seed => {
                     let name = self.id.file_name(label);
                     let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {

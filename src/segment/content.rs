@@ -321,8 +321,14 @@ impl Content {
         Self { file, pending, overlay: None }
     }
 
-    pub(crate) fn overlay(&mut self, overlay: Option<&Arc<Overlay>>) {
-        self.overlay = overlay.map(Arc::clone);
+    pub(crate) fn under(self, overlay: Option<&Arc<Overlay>>) -> Self {
+        Self { overlay: overlay.map(Arc::clone), ..self }
+    }
+
+    /// What has the header: the file, unless the journal has it whole, as when that is replayed.
+    pub(crate) fn with_header(&self) -> &dyn File {
+        let journal = self.overlay.as_ref().filter(|overlay| overlay.pieces.contains_key(&0));
+        if journal.is_some() { self } else { &*self.file }
     }
 
     pub(crate) fn pending(&self) -> Option<&Pending> {

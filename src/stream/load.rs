@@ -67,11 +67,11 @@ impl Stream {
         while let Some(sequence) = sequences.last().copied() {
             let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
-            let ring = store.ring.as_ref();
+            let (ring, overlay) = (store.ring.as_ref(), store.journal_of(id));
             let access = store.access(distrust);
-            match Segment::open(&*store.dir, id, &label, store.directory_id, access, ring) {
+            match Segment::open(&*store.dir, id, &label, store.directory_id, access, ring, overlay)
+            {
                 Ok((segment, header)) => {
-                    let segment = segment.overlay(store.journal_of(id));
                     if let Some(lost) = findings.lost.as_ref().filter(|_| header.removed) {
                         return Err(lost.error());
                     }

@@ -32,7 +32,8 @@ use crate::retention::{ClockGuard, Retention};
 ///
 /// With a [journal](WalOptions::journal_bytes), what is in it counts like everything else: each refresh
 /// reads it, and keeps a copy of what has not been moved on. In a directory that a power cut has left, that
-/// may be more than recovery keeps, and a segment of which only the journal knows does not show.
+/// may be more than recovery keeps. A segment whose name was lost, so that only the journal knows of it, does
+/// not show before recovery has made its file again.
 ///
 /// ```
 /// use keywal::{Wal, WalOptions, WalReader};

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test uses a part of this")]
 
 pub mod child;
+pub mod following;
 pub mod forge;
 pub mod heap;
 pub mod hooked;
@@ -13,6 +14,7 @@ pub mod oracle;
 pub mod progress;
 pub mod recovered;
 pub mod run;
+pub mod shown;
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};

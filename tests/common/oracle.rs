@@ -1,13 +1,15 @@
 //! What a log may hold after a crash: the model of one key, and the check against it.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use keywal::{Entry, EntryRef, Retention, Wal, WalError};
+use keywal::{Entry, EntryRef, Retention, WalError};
 
 use super::Check;
+use super::shown::Shown;
 use crate::ensure;
 
 /// An entry that was issued. Its index is its place in [`KeyModel::items`].
@@ -52,7 +54,7 @@ pub struct KeyModel {
 }
 
 /// What one key may hold.
-#[derive(Debug, Hash)]
+#[derive(Debug, Clone, Hash)]
 pub struct Allowed<'a> {
     items: &'a [Item],
     first: RangeInclusive<u64>,
@@ -63,6 +65,7 @@ pub struct Allowed<'a> {
     may_be_removed: bool,
     /// From this index on, references have not been returned yet.
     in_flight: u64,
+    /// None at all: whichever it is.
     retentions: Vec<Option<Retention>>,
     /// Neither entries of the key nor its name may be seen.
     never_used: bool,
@@ -190,7 +193,7 @@ impl KeyModel {
 }
 
 impl Observed {
-    pub fn of(wal: &Wal, key: &[u8], listed: &BTreeSet<Vec<u8>>) -> Check<Self> {
+    pub fn of(wal: &impl Shown, key: &[u8], listed: &BTreeSet<Vec<u8>>) -> Check<Self> {
         let wrong = |what: &str, error: WalError| format!("{what}: {error}: {error:?}");
         let entries = wal.entries(key).map_err(|error| wrong("entries", error))?;
         let entries: Result<Vec<Entry>, WalError> = entries.collect();
@@ -216,7 +219,12 @@ impl Observed {
     }
 
     /// All keys at once.
-    pub fn all<K: AsRef<[u8]>>(wal: &Wal, keys: &[K]) -> Check<Vec<Self>> {
+    pub fn all<K: AsRef<[u8]>>(wal: &impl Shown, keys: &[K]) -> Check<Vec<Self>> {
+        Self::each(wal, keys)?.into_iter().collect()
+    }
+
+    /// All keys at once, and what is wrong with each.
+    pub fn each<K: AsRef<[u8]>>(wal: &impl Shown, keys: &[K]) -> Check<Vec<Check<Self>>> {
         let listed = wal.enumerate_keys().map_err(|error| format!("enumerate_keys: {error}"))?;
         ensure!(listed.unreadable() == 0, "{} keys cannot be told", listed.unreadable());
         let listed: BTreeSet<Vec<u8>> = listed.map(|key| key.as_bytes().to_vec()).collect();
@@ -224,7 +232,7 @@ impl Observed {
             let known = keys.iter().any(|known| known.as_ref() == key);
             ensure!(known, "invented key {}", key.escape_ascii());
         }
-        keys.iter().map(|key| Self::of(wal, key.as_ref(), &listed)).collect()
+        Ok(keys.iter().map(|key| Self::of(wal, key.as_ref(), &listed)).collect())
     }
 }
 
@@ -236,6 +244,18 @@ impl Allowed<'_> {
         hasher.finish()
     }
 
+    /// The same without what comes from this index on, and without the retention: they may be seen or not.
+    pub fn up_to(&self, index: u64) -> Self {
+        let kept = (*self.next.start()).min(index);
+        Self {
+            next: kept..=*self.next.end(),
+            absent: self.absent || kept == 0,
+            retentions: Vec::new(),
+            or: self.or.as_ref().map(|other| Box::new(other.up_to(index))),
+            ..self.clone()
+        }
+    }
+
     /// The prefix rule: what is there is what was issued, from some first to some next index.
     pub fn check(&self, seen: &Observed) -> Check {
         self.matching(seen).map(drop)
@@ -243,7 +263,7 @@ impl Allowed<'_> {
 
     /// As [`Self::check`]. References to what is there give it, all others give an error. Returns those
     /// that somebody may have and that lead nowhere: they never may.
-    pub fn check_with_refs(&self, wal: &Wal, seen: &Observed) -> Check<Vec<EntryRef>> {
+    pub fn check_with_refs(&self, wal: &impl Shown, seen: &Observed) -> Check<Vec<EntryRef>> {
         self.matching(seen)?.check_refs(wal, seen)
     }
 
@@ -265,7 +285,7 @@ impl Allowed<'_> {
         if self.absent && absent {
             return Ok(());
         }
-        let known = self.retentions.contains(&seen.retention);
+        let known = self.retentions.is_empty() || self.retentions.contains(&seen.retention);
         ensure!(known, "retention {:?} is not in {:?}", seen.retention, self.retentions);
         let (first, next) = (seen.first, seen.next);
         let lost = *self.next.start() > 0 || *self.first.start() > 0;
@@ -298,7 +318,7 @@ impl Allowed<'_> {
         Ok(())
     }
 
-    fn check_refs(&self, wal: &Wal, seen: &Observed) -> Check<Vec<EntryRef>> {
+    fn check_refs(&self, wal: &impl Shown, seen: &Observed) -> Check<Vec<EntryRef>> {
         let mut lost: Vec<EntryRef> = self.ghosts.iter().copied().collect();
         for (at, item) in (0..).zip(self.items) {
             let Some(reference) = item.reference else { continue };
@@ -326,9 +346,10 @@ impl Allowed<'_> {
 }
 
 /// What was appended to several keys together is there in all of them or in none, unless it was dropped.
-pub fn check_together(allowed: &[Allowed<'_>], seen: &[Observed]) -> Check {
+pub fn check_together<O: Borrow<Observed>>(allowed: &[Allowed<'_>], seen: &[O]) -> Check {
     let mut first_seen: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
     for (key, (allowed, seen)) in allowed.iter().zip(seen).enumerate() {
+        let seen = seen.borrow();
         if allowed.may_be_removed {
             continue;
         }
@@ -347,7 +368,7 @@ pub fn check_together(allowed: &[Allowed<'_>], seen: &[Observed]) -> Check {
 }
 
 /// None of these references may give anything.
-pub fn check_lost(wal: &Wal, lost: &[EntryRef]) -> Check {
+pub fn check_lost(wal: &impl Shown, lost: &[EntryRef]) -> Check {
     for reference in lost {
         match wal.read_entry_at(*reference) {
             Err(WalError::InvalidRef | WalError::Expired) => {}

@@ -9,6 +9,7 @@ use keywal::fs::Dir;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, Op as TraceOp, SimDir};
 use keywal::{Clock, Durability, EntryRef, ManualClock, Retention, Wal, WalError, WalOptions};
 
+use super::following::{self, Follower};
 use super::ops::Op;
 use super::oracle::{Allowed, Item, KeyModel, Observed, check_together, index};
 use super::{Check, EPOCH_MS, content, header};
@@ -27,6 +28,8 @@ pub struct Setup {
     pub preallocate_bytes: u64,
     pub journal_bytes: u64,
     pub check_on_open: bool,
+    /// Each key is followed.
+    pub followed: bool,
     pub seed: u64,
 }
 
@@ -41,6 +44,7 @@ impl Setup {
             preallocate_bytes: 0,
             journal_bytes: 0,
             check_on_open: true,
+            followed: false,
             seed,
         }
     }
@@ -56,6 +60,7 @@ impl Setup {
             preallocate_bytes: 4096,
             journal_bytes: 0,
             check_on_open: true,
+            followed: false,
             seed,
         }
     }
@@ -77,8 +82,22 @@ impl Setup {
         Self { name, check_on_open: false, ..self }
     }
 
+    /// The same, with followers of each key. What they read changes what the log does.
+    pub fn followed(self) -> Self {
+        let name = match self.name {
+            "plain" => "followed",
+            "tight" => "followed-tight",
+            "journal" => "followed-journal",
+            _ => "followed-journal-tight",
+        };
+        Self { name, followed: true, ..self }
+    }
+
     /// The setup with this name.
     pub fn named(name: &str, seed: u64) -> Self {
+        if let Some(rest) = name.strip_prefix("followed") {
+            return Self::named(rest.trim_start_matches('-'), seed).followed();
+        }
         if let Some(rest) = name.strip_prefix("lazy") {
             return Self::named(rest.trim_start_matches('-'), seed).lazy();
         }
@@ -119,7 +138,8 @@ pub struct Run {
     pub clock: Arc<ManualClock>,
     pub sim: SimDir,
     /// `None` after opening failed.
-    pub wal: Option<Wal>,
+    pub wal: Option<Arc<Wal>>,
+    pub followers: Vec<[Follower; 2]>,
     pub keys: Vec<KeyModel>,
     /// As `keys`, before the last operation.
     pub before: Vec<KeyModel>,
@@ -154,7 +174,7 @@ impl Run {
         let mut run = Self::unopened(setup);
         let wal =
             setup.open(&run.sim, &run.clock).map_err(|error| format!("first open: {error}"))?;
-        run.wal = Some(wal);
+        run.wal = Some(Arc::new(wal));
         run.start = run.sim.trace_len();
         Ok(run)
     }
@@ -168,6 +188,7 @@ impl Run {
             start: 0,
             sim: SimDir::new(setup.seed),
             wal: None,
+            followers: following::of_keys(keys.len()),
             before: keys.clone(),
             attempted: None,
             poisoned: vec![false; keys.len()],
@@ -201,6 +222,12 @@ impl Run {
         if self.wal.is_none() && !matches!(op, Op::Kill | Op::Cut(_) | Op::Shutdown) {
             return Ok(Err(WalError::Closed));
         }
+        let result = self.attempt(op)?;
+        let followed = if self.setup.followed { self.let_follow(op)? } else { Ok(()) };
+        Ok(result.and(followed))
+    }
+
+    fn attempt(&mut self, op: Op) -> Check<Result<(), WalError>> {
         match op {
             Op::Small(key) => self.append(key, &[40], Durability::Os),
             Op::Large(key) => self.append(key, &[900], Durability::Disk),
@@ -240,7 +267,7 @@ impl Run {
     }
 
     fn wal(&self) -> Check<&Wal> {
-        self.wal.as_ref().ok_or_else(|| "not open".into())
+        self.wal.as_deref().ok_or_else(|| "not open".into())
     }
 
     fn append(
@@ -595,7 +622,8 @@ impl Run {
     }
 
     fn shutdown(&mut self) -> Check<Result<(), WalError>> {
-        let closed = self.wal.as_ref().map(Wal::shutdown).transpose();
+        let closed = self.wal.as_deref().map(Wal::shutdown).transpose();
+        self.end_following(closed.is_ok())?;
         let was_open = self.wal.take().is_some();
         if closed.is_ok() && was_open {
             // A removal that failed may have come so far that nothing of the key counts. If it has not, all
@@ -626,6 +654,7 @@ impl Run {
     }
 
     fn reopen(&mut self, sim: SimDir) -> Check<Result<(), WalError>> {
+        self.end_following(false)?;
         self.wal = None;
         self.sim = sim;
         let twin = self.twin();
@@ -678,7 +707,7 @@ impl Run {
         for (model, seen) in self.keys.iter_mut().zip(&seen) {
             model.adopt(seen);
         }
-        self.wal = Some(wal);
+        self.wal = Some(Arc::new(wal));
         self.poisoned.fill(false);
         self.unsynced.fill(false);
         self.unmade.clear();

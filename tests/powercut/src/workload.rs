@@ -29,6 +29,7 @@ fn setup(random: &mut Random) -> Setup {
         preallocate_bytes: [0, 0, max_segment_bytes.min(64 << 10)][pick(random, 3)],
         journal_bytes: [0, 8 << 10, 64 << 10][pick(random, 3)],
         check_on_open: pick(random, 2) == 0,
+        followed: false,
         seed: 0,
     }
 }
