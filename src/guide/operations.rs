@@ -36,7 +36,8 @@
 //!
 //! [`snapshot`](crate::Wal::snapshot) while the log is in use; [`verify`](crate::verify()) the copy; take it
 //! elsewhere, since a copy on the same disk does not outlive that disk. A snapshot that is taken again brings the
-//! earlier one up to date and is incomplete meanwhile: take two in turn.
+//! earlier one up to date and is incomplete meanwhile: take two in turn. Where the log has lost something that the
+//! earlier one may have, that is left alone, and the answer is [`Corrupted`](crate::WalError::Corrupted).
 //!
 //! ```
 //! # let home = tempfile::tempdir()?;
