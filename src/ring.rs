@@ -287,10 +287,11 @@ impl Ring {
         self.head() >= self.due.load(Ordering::Relaxed)
     }
 
-    /// For who does not hold the lock.
+    /// For who does not hold the lock. At most half: with what was moved on and has not left the journal yet, a quarter
+    /// has to be free for records that are carried on.
     fn note_waiting(&self, state: &State) {
         let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
-        let (least, most) = (self.capacity / 4, (self.capacity / 8).saturating_mul(5));
+        let (least, most) = (self.capacity / 4, self.capacity / 2);
         let wanted = segments.saturating_mul(WORTH_A_WRITE).clamp(least, most);
         self.moved.store(moved, Ordering::Relaxed);
         self.due.store(moved.saturating_add(wanted), Ordering::Relaxed);

@@ -17,13 +17,15 @@ pub struct Follower {
     durable_only: bool,
     /// Everything before this was shown, or told to be missing.
     next: u64,
+    /// Everything before this was shown, or told to be missing before something that was.
+    shown: u64,
     /// Of the key, as in its model.
     life: u32,
 }
 
 /// Those of each key.
 pub fn of_keys(keys: usize) -> Vec<[Follower; 2]> {
-    let new = |durable_only| Follower { follow: None, durable_only, next: 0, life: 0 };
+    let new = |durable_only| Follower { follow: None, durable_only, next: 0, shown: 0, life: 0 };
     (0..keys).map(|_| [new(false), new(true)]).collect()
 }
 
@@ -70,7 +72,9 @@ impl Run {
 impl Follower {
     /// The key that it followed is gone, and what has its name is another one.
     fn begin_anew(&mut self, life: u32, existed: bool) -> Check {
-        (self.life, self.next) = (life, 0);
+        // Of a key whose first append failed, it has met nothing that could be gone.
+        let existed = existed && self.next > 0;
+        (self.life, self.next, self.shown) = (life, 0, 0);
         let Some(mut follow) = self.follow.take() else { return Ok(()) };
         match follow.try_next() {
             Ok(None) if !existed => Ok(()),
@@ -86,8 +90,8 @@ impl Follower {
         name: &[u8],
         model: &KeyModel,
     ) -> Check<Result<Follow<Arc<Wal>>, WalError>> {
-        let lost = self.durable_only && self.next > model.count() && !model.maybe_removed;
-        ensure!(!lost, "shown and not there: next {} of {}", self.next, model.count());
+        let lost = self.durable_only && self.shown > model.count() && !model.maybe_removed;
+        ensure!(!lost, "shown and not there: next {} of {}", self.shown, model.count());
         self.next = self.next.min(model.count());
         let follow = Follow::new(Arc::clone(wal), name, self.next);
         Ok(follow.map(|follow| if self.durable_only { follow.durable_only() } else { follow }))
@@ -153,7 +157,7 @@ impl Follower {
         ensure!(same, "entry {at} is altered: {entry:?}, issued {item:?}");
         let same = item.reference.is_none_or(|reference| reference == entry.reference);
         ensure!(same, "entry {at} is at {:?} and not {:?}", entry.reference, item.reference);
-        self.next = at + 1;
+        (self.next, self.shown) = (at + 1, at + 1);
         if self.durable_only {
             model.durable = model.durable.max(self.next);
         }
