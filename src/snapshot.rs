@@ -4,6 +4,7 @@
 //! linked; of the one that was the newest, what comes before the cut is copied. Meanwhile nothing is
 //! dropped: who wants to waits.
 
+use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -75,6 +76,8 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
         let newest = newest.map(|(sequence, name)| (*sequence, name.as_str()));
         match check_stream(store, &stream, newest, dir) {
             Err(WalError::Corrupted { path, .. }) => return Err(keep_earlier(&path)),
+            // It is copied as it is.
+            Err(WalError::UnsupportedVersion { .. }) => {}
             result => result?,
         }
     }
@@ -101,14 +104,18 @@ fn check_stream(
         return Ok(());
     };
     let segment = stream.segment(store, sequence)?;
-    let copy = dir.open(name, OpenMode::Read).and_then(|file| file.len());
-    let copied = copy.map_err(|source| {
-        WalError::io(&dir.path().join(name), "ask for the length of the copy", source)
-    })?;
+    let copied = match dir.open(name, OpenMode::Read).and_then(|file| file.len()) {
+        // Whatever has this name, it is no copy.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
+        result => result.map_err(|source| {
+            WalError::io(&dir.path().join(name), "ask for the length of the copy", source)
+        })?,
+    };
     let extent = segment.extent();
-    let unchanged = u64::from(extent.end.saturating_add(FrameHeader::BYTES_U32));
-    let lost = copied > unchanged
-        || copied < unchanged && !segment.check(segment.file(), extent)?.damaged.is_empty();
+    let (sealed, marked) = (extent.end, extent.end.saturating_add(FrameHeader::BYTES_U32));
+    let unchanged = [sealed, marked].map(u64::from).contains(&copied);
+    let lost = copied > u64::from(marked)
+        || !unchanged && !segment.check(segment.file(), extent)?.damaged.is_empty();
     if lost { Err(keep_earlier(&segment.path)) } else { Ok(()) }
 }
 
