@@ -39,7 +39,7 @@ fn records(sim: &SimDir) -> Vec<(u64, usize, usize)> {
 /// The file could not take what the journal had when the key was removed; the reader who works on it looks for it
 /// in a journal that others have written over since.
 #[test]
-fn the_header_of_a_record_that_is_gone_is_believed_without_its_checksum() {
+fn the_header_of_a_record_that_is_gone_is_not_believed() {
     let journal_bytes = 16 << 10;
     let sim = SimDir::new(1);
     let wal = Wal::open_in(Arc::new(sim.clone()), options(journal_bytes)).unwrap();
@@ -84,7 +84,7 @@ fn the_header_of_a_record_that_is_gone_is_believed_without_its_checksum() {
 
 /// It is taken out of the cache before the journal says that it is dropped, so nobody tells who carries it on.
 #[test]
-fn a_key_that_is_removed_while_the_journal_carries_it_on_comes_back() {
+fn a_key_that_is_removed_while_the_journal_carries_it_on_stays_removed() {
     const A: &str = "a-af63dc4c8601ec8c-0001";
     for filler in [300, 450, 600, 750] {
         let sim = SimDir::new(1);
@@ -132,7 +132,7 @@ fn a_key_that_is_removed_while_the_journal_carries_it_on_comes_back() {
 /// The journal says that the segment is dropped before it is looked at once more whether it may go. It stays, as the
 /// key has another retention by then, and what was promised of it goes round with the journal no more.
 #[test]
-fn what_was_to_be_dropped_and_is_kept_is_lost_when_its_file_cannot_be_synced() {
+fn what_was_to_be_dropped_and_is_kept_survives_though_its_file_cannot_be_synced() {
     for verdict in [Verdict::Keep, Verdict::Drop] {
         let sim = SimDir::new(1);
         let clock = Arc::new(ManualClock::new(NOW));
@@ -172,7 +172,7 @@ fn what_was_to_be_dropped_and_is_kept_is_lost_when_its_file_cannot_be_synced() {
 /// Between the record that says that segments are dropped, and the unlink of the last of them, what was promised of one
 /// left the journal, though a power cut still finds its file.
 #[test]
-fn a_power_cut_before_the_unlink_finds_damage_in_what_was_to_be_dropped() {
+fn a_power_cut_before_the_unlink_finds_no_damage_in_what_was_to_be_dropped() {
     for nth in 0..2 {
         let sim = SimDir::new(1);
         let clock = Arc::new(ManualClock::new(NOW));
