@@ -29,7 +29,7 @@ fresh() {
 }
 
 # Builds and runs the tests that $1 names, which is [NAME=VALUE] TARGET.. [FILTER]. 0: they pass, 1:
-# they fail, 2: they do not compile.
+# they fail, 2: they do not compile, or there are none.
 run() {
     local settings=() words=() word
     for word in $1; do
@@ -41,6 +41,8 @@ run() {
         >"$log" 2>&1 || return 2
     (cd "$copy/tree" && timeout 300 env "${settings[@]}" cargo test --release --quiet "${words[@]}") \
         >"$log" 2>&1 || return 1
+    # A filter that names no test catches nothing.
+    grep -q '^running [1-9]' "$log" || return 2
 }
 
 patches=("$repository"/tests/planted/*"${1:-}"*.patch)
