@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::hooked::HookedDir;
-use common::{COLLIDING, EPOCH_MS, Random, content, header};
+use common::{COLLIDING, EPOCH_MS, Random, content, env_number, header};
 use keywal::fs::Dir;
 use keywal::fs::sim::{CrashBudget, Fault, FaultKind, Image, SimDir};
 use keywal::{Entry, Key, KeyOptions, ManualClock, Retention, Wal, WalError, WalOptions};
@@ -252,8 +252,10 @@ impl Drop for Stop<'_> {
 }
 
 /// Writers go from key to key, old ones and new ones, each acknowledged before the next.
+/// `KEYWAL_SNAPSHOTS`: so many, 6 if not given.
 #[test]
 fn the_cut_goes_through_all_keys_at_one_moment() {
+    let snapshots = env_number("KEYWAL_SNAPSHOTS").unwrap_or(6);
     for journal in JOURNALS {
         let home = tempfile::tempdir().unwrap();
         let wal = Wal::new(home.path().join("wal"), options(journal)).unwrap();
@@ -278,7 +280,7 @@ fn the_cut_goes_through_all_keys_at_one_moment() {
                 });
             }
             let _stop = Stop(&done);
-            for at in 0..6 {
+            for at in 0..snapshots {
                 thread::sleep(Duration::from_millis(5));
                 let path = home.path().join(format!("copy {}", at % 2));
                 wal.snapshot(&path).unwrap();
