@@ -4,7 +4,8 @@
 //!
 //! `cargo bench --bench ratios [-- append|durable|read|scan|open|compact|memory ...]`; the data goes to
 //! `KEYWAL_BENCH_DIR`, by default below the target directory. For 1,000 keys beside as many files of
-//! the floor, `ulimit -n` has to be 2,300 or more; with less there are fewer keys.
+//! the floor, `ulimit -n` has to be 2,300 or more; with less there are fewer keys. On a virtual machine that
+//! has just been started, `KEYWAL_BENCH_TOUCH` says how many GiB of memory to write to first.
 
 mod common;
 

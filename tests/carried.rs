@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keywal::fs::sim::{CallKind, Fault, FaultKind, Op, SimDir};
+use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
 use keywal::{ManualClock, Retention, Verdict, Wal, WalOptions};
 
 use common::hooked::{DIRECTORY, HookedDir};
@@ -80,53 +80,6 @@ fn the_header_of_a_record_that_is_gone_is_not_believed() {
         _ => 0,
     });
     assert_eq!(longest.max().unwrap_or(0), 0, "what others have written is no record: {read:?}");
-}
-
-/// It is taken out of the cache before the journal says that it is dropped, so nobody tells who carries it on.
-#[test]
-fn a_key_that_is_removed_while_the_journal_carries_it_on_stays_removed() {
-    const A: &str = "a-af63dc4c8601ec8c-0001";
-    for filler in [300, 450, 600, 750] {
-        let sim = SimDir::new(1);
-        let dir = HookedDir::new(&sim, A);
-        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(64 << 10)).unwrap());
-        let append = |n: usize| {
-            wal.append_entry(format!("d{}", n % 10), None, vec![7; filler], false).unwrap();
-        };
-        (0..80).for_each(|n| {
-            wal.append_entry(format!("c{n}"), None, "0", false).unwrap();
-        });
-        (0..300).for_each(append);
-        wal.append_entry("a", None, "removed", true).unwrap();
-        let (hooked, disk) = (Arc::clone(&wal), sim.clone());
-        let removed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let told = Arc::clone(&removed);
-        dir.before_sync(move || {
-            hooked.remove_key("a").unwrap();
-            for n in 0..80 {
-                hooked.append_entry(format!("c{n}"), None, "1", false).unwrap();
-            }
-            disk.inject(Fault {
-                call: CallKind::SyncData,
-                nth: 0,
-                kind: EIO,
-                forever: false,
-                name_contains: Some(A.to_owned()),
-            });
-            told.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
-        for n in 0..400 {
-            append(n);
-            if removed.load(std::sync::atomic::Ordering::Relaxed) {
-                let found = Wal::open_in(Arc::new(sim.after_kill()), options(64 << 10)).unwrap();
-                let a: Vec<_> =
-                    found.entries("a").unwrap().map(|entry| entry.unwrap().content).collect();
-                assert!(a.is_empty(), "{filler}, {n} entries later: {a:?}");
-            }
-        }
-        assert!(removed.load(std::sync::atomic::Ordering::Relaxed));
-        assert_eq!(sim.faults_hit(), 1);
-    }
 }
 
 /// The journal says that the segment is dropped before it is looked at once more whether it may go. It stays, as the

@@ -34,6 +34,14 @@ impl Bench {
             .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
         fs::create_dir_all(&parent).expect("create KEYWAL_BENCH_DIR");
         let root = tempfile::tempdir_in(parent).expect("create a directory for the data");
+        if let Some(gibibytes) = std::env::var_os("KEYWAL_BENCH_TOUCH") {
+            touch_memory(
+                gibibytes
+                    .to_str()
+                    .and_then(|text| text.parse().ok())
+                    .expect("KEYWAL_BENCH_TOUCH: a number"),
+            );
+        }
         Self { test: has("--test") || !has("--bench"), filters, root, dirs: Cell::new(0) }
     }
 
@@ -131,6 +139,12 @@ impl Bench {
             Some(target) => format!("<= {target}{unit}, missed"),
         }
     }
+}
+
+/// Writes to so much memory and gives it back: a virtual machine may get each page from its host only when it is
+/// first used, which then costs more than what is measured.
+fn touch_memory(gibibytes: usize) {
+    std::hint::black_box(vec![1_u8; gibibytes << 30]);
 }
 
 /// The defaults, with enough descriptors for a thousand keys.
