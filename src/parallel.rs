@@ -1,5 +1,6 @@
 //! Doing something to many files with several threads, as each waits for the disk.
 
+use std::io;
 use std::thread::{self, Builder};
 
 use crate::primitives::atomic::{AtomicUsize, Ordering};
@@ -9,11 +10,14 @@ const MANY: usize = 64;
 /// How many, with the caller's. They wait for the disk, so there may be more of them than cores.
 const WORKERS: usize = 16;
 
-/// Does something to every item, in order unless there are many. `None`: a thread panicked.
+/// Does something to every item, in order unless there are many.
+///
+/// # Errors
+/// A thread panicked.
 pub(crate) fn for_each<T: Clone + Send + Sync, R: Send>(
     all: &[T],
     each: impl Fn(&T) -> R + Sync,
-) -> Option<Vec<(T, R)>> {
+) -> io::Result<Vec<(T, R)>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut results = Vec::new();
@@ -33,5 +37,8 @@ pub(crate) fn for_each<T: Clone + Send + Sync, R: Send>(
         }
         results
     });
-    (results.len() == all.len()).then_some(results)
+    if results.len() < all.len() {
+        return Err(io::Error::other("a thread that worked on many files panicked"));
+    }
+    Ok(results)
 }

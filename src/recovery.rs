@@ -355,7 +355,7 @@ fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Resul
     let all = streams.all();
     let checked = if store.options.check_on_open {
         parallel::for_each(&all, |stream| stream.load(store, &mut stream.writer()))
-            .ok_or_else(|| panicked(store))?
+            .map_err(|source| not_checked(store, source))?
     } else {
         check_newest(store, &all)
     };
@@ -418,7 +418,7 @@ pub(crate) fn check_rest(store: &Store, streams: &Streams) -> Result<()> {
         return Ok(());
     }
     let checked = parallel::for_each(&streams.all(), |stream| stream.ensure_loaded(store));
-    for (_, result) in checked.ok_or_else(|| panicked(store))? {
+    for (_, result) in checked.map_err(|source| not_checked(store, source))? {
         match result {
             // That is for those who read it.
             Ok(()) | Err(WalError::Corrupted { .. } | WalError::UnsupportedVersion { .. }) => {}
@@ -429,8 +429,7 @@ pub(crate) fn check_rest(store: &Store, streams: &Streams) -> Result<()> {
     Ok(())
 }
 
-fn panicked(store: &Store) -> WalError {
-    let source = io::Error::other("a thread that checked segments panicked");
+fn not_checked(store: &Store, source: io::Error) -> WalError {
     WalError::io(store.dir.path(), "check the segments", source)
 }
 

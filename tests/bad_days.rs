@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywal::fs::sim::SimDir;
+use keywal::fs::sim::{CallKind, CrashBudget, FaultKind, SimDir};
 use keywal::{
     ClockTrouble, Durability, EntryRef, ManualClock, SizeLimit, Wal, WalError, WalOptions,
 };
+
+use common::logs::fail;
+
+mod common;
 
 const NOW: u64 = 1_700_000_000_000;
 /// Two keys with one FNV-1a hash.
@@ -546,5 +550,45 @@ fn references_to_a_removed_key_stay_dead_when_meta_is_damaged() {
         assert!(new.sequence_number > 1 << 16, "{new:?}");
         let refused = wal.read_entry(dead);
         assert!(matches!(refused, Err(WalError::InvalidRef | WalError::Expired)), "{refused:?}");
+    }
+}
+
+/// So many keys are looked at by several threads.
+#[test]
+fn one_of_many_keys_that_cannot_be_compacted_holds_up_no_other() {
+    for journal_bytes in [0, 256 << 10] {
+        let sim = SimDir::new(1);
+        let (options, clock) = options();
+        let options = options.journal_bytes(journal_bytes);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+        let keys: Vec<String> = (0..100).map(|n| format!("key{n}")).collect();
+        for key in &keys {
+            wal.append_entry(key, None, "old", false).unwrap();
+        }
+        wal.sync().unwrap();
+        clock.advance(Duration::from_secs(3600));
+        fail(&sim, CallKind::Create, 0, FaultKind::Error(5), "key77-");
+        let before = sim.trace_len();
+        let report = wal.compact().unwrap();
+        assert_eq!((report.keys, report.dropped_segments), (100, 99));
+        let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
+        assert!(failure.path.to_string_lossy().contains("key77-"), "{failure:?}");
+        let left: Vec<&String> =
+            keys.iter().filter(|key| !contents(&wal, key).is_empty()).collect();
+        assert_eq!(left, ["key77"]);
+
+        let report = wal.compact().unwrap();
+        assert_eq!((report.dropped_segments, report.failures.len()), (1, 0));
+        let budget = CrashBudget { exhaustive_bits: 0, samples: 4, garbled: 0, seed: 7 };
+        for at in (before..=sim.trace_len()).step_by(43) {
+            sim.crash_images(at, &budget, &mut |image, choice| {
+                let dir = SimDir::from_image(image, 2);
+                let found = Wal::open_in(Arc::new(dir), options.clone()).unwrap();
+                let recovered = found.recovery_report();
+                assert!(recovered.damaged.is_empty(), "{choice}: {recovered:?}");
+                let goes_on = |key: &String| found.next_index(key).unwrap() == 1;
+                assert!(keys.iter().all(goes_on), "{choice}: numbers are used again");
+            });
+        }
     }
 }

@@ -82,8 +82,7 @@ pub(super) fn replay(
         let dropped = dropped.get(&id.key_hash).is_some_and(|through| id.sequence <= *through);
         Target { dir, listing, directory_id, journal, id, dropped, sound }.bring_up_to_date(records)
     });
-    let panicked = || error(io::Error::other("a thread that replayed the journal panicked"));
-    for (_, result) in brought.ok_or_else(panicked)? {
+    for (_, result) in brought.map_err(error)? {
         let brought = result?;
         report.journal_bytes = report.journal_bytes.saturating_add(brought.bytes);
         replayed.created |= brought.created;

@@ -528,10 +528,8 @@ impl Store {
         all: &[T],
         work: impl Fn(&T) -> Result<()> + Sync,
     ) -> Result<()> {
-        let results = parallel::for_each(all, work).ok_or_else(|| {
-            let source = io::Error::other("a thread that worked on segments panicked");
-            WalError::io(self.dir.path(), "sync the segments", source)
-        })?;
+        let results = parallel::for_each(all, work)
+            .map_err(|source| WalError::io(self.dir.path(), "sync the segments", source))?;
         results.into_iter().try_for_each(|(_, result)| result)
     }
 }

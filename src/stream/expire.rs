@@ -127,7 +127,7 @@ impl Stream {
     /// one has expired, too.
     pub(crate) fn expire(&self, store: &Store, moment: &Moment) -> Result<Expired> {
         let mut found = Expired::default();
-        if self.due(store)?.is_none_or(|due| !due.has_come(moment, self.tail.load().end)) {
+        if self.due(store)?.is_none_or(|due| !self.has_come(due, moment)) {
             return Ok(found);
         }
         let mut writer = self.writer();
@@ -183,16 +183,26 @@ impl Stream {
         Ok(found)
     }
 
-    /// When the stream has to be looked at; `None` if there is no segment. Reads headers if need be.
+    /// Whether [`Self::expire`] could find anything, as far as that is known without a look at the disk.
+    pub(crate) fn may_expire(&self, moment: &Moment) -> bool {
+        self.known_due().is_some_and(|due| self.has_come(due, moment))
+    }
+
+    fn has_come(&self, due: Due, moment: &Moment) -> bool {
+        due.has_come(moment, self.tail.load().end)
+    }
+
+    /// When the stream has to be looked at, if that is known; `None` if there is no segment.
+    fn known_due(&self) -> Option<Due> {
+        let catalog = self.catalog();
+        (!catalog.sequences.is_empty()).then_some(catalog.due)
+    }
+
+    /// As [`Self::known_due`], but known. Reads headers if need be.
     fn due(&self, store: &Store) -> Result<Option<Due>> {
-        {
-            let catalog = self.catalog();
-            if catalog.sequences.is_empty() {
-                return Ok(None);
-            }
-            if catalog.due.is_known() {
-                return Ok(Some(catalog.due));
-            }
+        match self.known_due() {
+            Some(due) if !due.is_known() => {}
+            known => return Ok(known),
         }
         self.ensure_loaded(store)?;
         let Some(oldest) = self.sequences().first().copied() else { return Ok(None) };

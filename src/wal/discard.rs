@@ -5,8 +5,10 @@ use std::thread::{self, ThreadId};
 
 use super::Wal;
 use crate::error::{Result, WalError};
+use crate::fs::len_u64;
 use crate::hook::DropHook;
 use crate::observe;
+use crate::parallel;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::Ordering;
 use crate::report::{CompactionReport, Finding, MAX_LISTED, count};
@@ -85,7 +87,7 @@ impl Wal {
         if sure_ms.is_some() {
             store.drops_are_done.store(false, Ordering::Relaxed);
         }
-        let mut doomed = self.find_doomed(&moment, &mut report);
+        let mut doomed = self.find_doomed(&moment, &mut report)?;
         if let Some(hook) = &store.options.before_drop {
             self.ask_hook(hook, &mut doomed, &mut report);
         }
@@ -121,17 +123,22 @@ impl Wal {
         Ok(report)
     }
 
-    /// What retention wants to drop, of all keys that it wants something of.
+    /// What retention wants to drop, of all keys that it wants something of. Many of them are looked at by
+    /// several threads: those that need successors then share syncs.
     fn find_doomed(
         &self,
         moment: &Moment,
         report: &mut CompactionReport,
-    ) -> Vec<(Arc<Stream>, Expired)> {
+    ) -> Result<Vec<(Arc<Stream>, Expired)>> {
         let store = &self.store;
+        let mut streams = self.streams.all();
+        report.keys = len_u64(streams.len());
+        streams.retain(|stream| stream.may_expire(moment));
+        let found = parallel::for_each(&streams, |stream| stream.expire(store, moment))
+            .map_err(|source| WalError::io(store.dir.path(), "look at the segments", source))?;
         let mut doomed = Vec::new();
-        for stream in self.streams.all() {
-            report.keys = report.keys.saturating_add(1);
-            match stream.expire(store, moment) {
+        for (stream, expired) in found {
+            match expired {
                 Ok(mut expired) => {
                     let future = u64::from(expired.from_the_future);
                     report.keys_from_the_future =
@@ -150,7 +157,7 @@ impl Wal {
                 }
             }
         }
-        doomed
+        Ok(doomed)
     }
 
     /// Has the hook asked about all of that. What it says no to is not doomed any more.
