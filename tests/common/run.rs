@@ -351,7 +351,12 @@ impl Run {
         }
         let model = &mut self.keys[key];
         let gone = |next| next <= sizes.len() as u64;
-        if model.maybe_removed && wal.next_index(name).is_ok_and(gone) {
+        // Of a key that had no entries, what it has of its own tells.
+        let bare = || wal.retention(name).is_ok_and(|own| own.is_none());
+        if model.maybe_removed
+            && wal.next_index(name).is_ok_and(gone)
+            && (model.count() > 0 || bare())
+        {
             model.remove();
         }
         model.items.truncate(index(model.count()));
@@ -520,7 +525,9 @@ impl Run {
         let result = wal.set_retention(name, retention);
         let next = wal.next_index(name);
         if let Err(error) = &result {
-            if is_sync_error(error) {
+            // The name of the new segment may have survived before: then the log goes on.
+            let directory = matches!(error, WalError::Io { path, .. } if path == self.sim_path());
+            if is_sync_error(error) && !directory {
                 let owner = self.owner(error).unwrap_or(key);
                 self.poisoned[owner] = true;
                 self.unsynced[owner] |= !self.only_stuck(error);
