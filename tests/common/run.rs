@@ -525,9 +525,10 @@ impl Run {
         let result = wal.set_retention(name, retention);
         let next = wal.next_index(name);
         if let Err(error) = &result {
-            // The name of the new segment may have survived before: then the log goes on.
-            let directory = matches!(error, WalError::Io { path, .. } if path == self.sim_path());
-            if is_sync_error(error) && !directory {
+            // Not of what keys share: the new segment may have survived before that, and then the log goes on.
+            let shared = matches!(error, WalError::Io { path, .. }
+                if path == self.sim_path() || path.ends_with("JOURNAL"));
+            if is_sync_error(error) && !shared {
                 let owner = self.owner(error).unwrap_or(key);
                 self.poisoned[owner] = true;
                 self.unsynced[owner] |= !self.only_stuck(error);
