@@ -133,6 +133,11 @@ impl Wal {
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
         recovery::check_rest(&self.store, &self.streams)?;
+        self.make_all_durable()
+    }
+
+    /// Makes what is not durable yet survive power loss, of all keys.
+    fn make_all_durable(&self) -> Result<()> {
         let Unsynced { open, closed } = self.store.files.unsynced();
         let synced = self.store.sync_open(&open);
         drop(open);
@@ -268,6 +273,8 @@ impl Wal {
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let _discarding = store.discarding();
         let clean = AtomicBool::new(!self.streams.has_filled_places());
+        // First, so that the marks say so: after a later crash they prove what is before them.
+        let synced = self.make_all_durable();
         let closed = store.each(&self.streams.all(), |stream| {
             // Waits for an append that is on its way; none comes after.
             if !stream.close(store, &mut stream.writer())? {
@@ -275,7 +282,7 @@ impl Wal {
             }
             Ok(())
         });
-        let mut result = checked.and(closed);
+        let mut result = checked.and(synced).and(closed);
         result = result.and_then(|()| store.empty_journal());
         result = result.and_then(|()| store.sync_names(store.latest_name_change()));
         if clean.load(Ordering::Relaxed) {

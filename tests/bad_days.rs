@@ -592,3 +592,33 @@ fn one_of_many_keys_that_cannot_be_compacted_holds_up_no_other() {
         }
     }
 }
+
+/// What lies before the mark that a shutdown leaves has been synced by then, and the mark says so.
+#[test]
+fn a_clean_shutdown_protects_a_key_until_it_is_used_again() {
+    for journal_bytes in [0, 256 << 10] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options().0.journal_bytes(journal_bytes);
+        let wal = Wal::new(dir.path(), options.clone()).unwrap();
+        for number in 0..50 {
+            wal.append_entry("cold", None, format!("entry {number}"), false).unwrap();
+        }
+        wal.shutdown().unwrap();
+        let wal = Wal::new(dir.path(), options.clone()).unwrap();
+        wal.append_entry("other", None, "durable", true).unwrap();
+        drop(wal);
+        let file = segment_files(dir.path()).into_iter().find(|file| {
+            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cold"))
+        });
+        let mut bytes = fs::read(file.as_ref().unwrap()).unwrap();
+        let at = bytes.windows(8).position(|window| window == b"entry 20").unwrap();
+        bytes[at] ^= 1;
+        fs::write(file.unwrap(), bytes).unwrap();
+
+        let wal = Wal::new(dir.path(), options).unwrap();
+        let report = wal.recovery_report();
+        assert!(!report.clean && report.torn.is_empty(), "{report:?}");
+        let whole = wal.enumerate_records("cold").unwrap().filter(Result::is_ok).count();
+        assert_eq!((whole, wal.next_index("cold").unwrap()), (49, 50), "journal {journal_bytes}");
+    }
+}
