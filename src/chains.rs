@@ -48,6 +48,13 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    pub(crate) fn present(&self) -> impl Iterator<Item = &Present> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Present(present) => Some(present),
+            Node::Lost(_) => None,
+        })
+    }
+
     pub(crate) fn lost(&self) -> impl Iterator<Item = &Lost> {
         self.nodes.iter().filter_map(|node| match node {
             Node::Lost(lost) => Some(lost),

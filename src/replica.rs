@@ -28,7 +28,7 @@ use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full, write_
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::recovery::{LOST_FLOOR_GAP, fingerprint};
 use crate::report::{Finding, RecoveryReport, SnapshotReport};
-use crate::scan::reach;
+use crate::scan::{CHUNK_BYTES, Step, Walk, reach};
 use crate::segment::{Extent, Segment};
 use crate::store::{META_NAME, MetaFile, read_slots};
 
@@ -309,12 +309,7 @@ impl<'a> Replica<'a> {
                 file.drop_cache()?;
                 return Ok(is_same(&*file, original, 0..end)? && has(&*file, end, mark)?);
             }
-            let head = 0..HEAD_BYTES.min(end);
-            // A closing mark and a seal are of one length.
-            let last = end.saturating_sub(LAST_BYTES)..end;
-            Ok(is_same(&*file, original, head)?
-                && is_same(&*file, original, last)?
-                && has(&*file, end, mark)?)
+            Ok(seems_same(&*file, original, end)? && has(&*file, end, mark)?)
         };
         compare().map_err(|source| WalError::io(&path, "compare the copy", source))
     }
@@ -472,6 +467,75 @@ pub(crate) fn mark(segment: &Segment, extent: Extent, last_ms: u64) -> Ending {
         payload_checksum: segment.seed.checksum(extent.end, &[]),
     };
     Ending::Mark(extent.end, header.to_bytes(segment.seed, extent.end))
+}
+
+/// Whether an earlier copy of a segment has entries that the segment has not, and would be replaced.
+pub(crate) fn has_more(
+    dir: &dyn Dir,
+    name: &str,
+    segment: &Segment,
+    ending: &Ending,
+) -> Result<bool> {
+    let path = dir.path().join(name);
+    let copy = match dir.open(name, OpenMode::Read) {
+        // Whatever has this name, it is no copy.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
+        {
+            return Ok(false);
+        }
+        copy => copy.map_err(|source| WalError::io(&path, "open the copy", source))?,
+    };
+    let original = segment.file();
+    let end = match ending {
+        Ending::Original => u64::from(reach(segment.file_bytes()?)),
+        Ending::Cut(end) | Ending::Mark(end, _) => u64::from(*end),
+    };
+    let compare = || -> io::Result<bool> {
+        let (bytes, mark) = (copy.len()?, ending.mark());
+        let is_kept = bytes == end.saturating_add(len_u64(mark.len()))
+            && seems_same(&*copy, original, end)?
+            && has(&*copy, end, mark)?;
+        Ok(!is_kept && !has_all(original, &*copy, reach(bytes), segment)?)
+    };
+    compare().map_err(|source| WalError::io(&path, "compare the copy", source))
+}
+
+/// Whether the segment has every entry that can be read in a copy of it.
+fn has_all(
+    original: &dyn File,
+    copy: &dyn File,
+    bytes: u32,
+    segment: &Segment,
+) -> io::Result<bool> {
+    let walk = |limit| Walk::new(segment.seed, segment.frames_start, limit, CHUNK_BYTES);
+    let (mut ours, mut theirs) = (walk(segment.extent().end), walk(bytes));
+    while let Some(step) = theirs.next(copy)? {
+        let Step::Frame(frame) = step else { continue };
+        // The next entry goes over a mark.
+        if frame.header.is_mark() {
+            continue;
+        }
+        let found = loop {
+            match ours.next(original)? {
+                Some(Step::Frame(other)) if other.offset >= frame.offset => break Some(other),
+                Some(_) => {}
+                None => break None,
+            }
+        };
+        if found.is_none_or(|other| (other.offset, other.header) != (frame.offset, frame.header)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a copy of a segment, as long as it should be up to `end`, starts and ends like it there.
+fn seems_same(copy: &dyn File, original: &dyn File, end: u64) -> io::Result<bool> {
+    let head = 0..HEAD_BYTES.min(end);
+    // A closing mark and a seal are of one length.
+    let last = end.saturating_sub(LAST_BYTES)..end;
+    Ok(is_same(copy, original, head)? && is_same(copy, original, last)?)
 }
 
 /// Whether two files have the same bytes in a range.

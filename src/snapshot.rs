@@ -4,7 +4,6 @@
 //! linked; of the one that was the newest, what comes before the cut is copied. Meanwhile nothing is
 //! dropped: who wants to waits.
 
-use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -13,10 +12,10 @@ use ahash::HashMap;
 
 use crate::cuts::{End, Ends};
 use crate::error::{Result, WalError};
-use crate::format::{FrameHeader, SegmentName};
-use crate::fs::{Dir, OpenMode};
+use crate::format::SegmentName;
+use crate::fs::Dir;
 use crate::primitives::atomic::Ordering;
-use crate::replica::{Ending, Part, RawFiles, Replica, Target, mark};
+use crate::replica::{self, Ending, Part, RawFiles, Replica, Target, mark};
 use crate::report::{Finding, SnapshotReport};
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
@@ -59,22 +58,19 @@ pub(crate) fn snapshot(
     Ok(report)
 }
 
-/// Refuses to go on if an earlier copy may have something that the original has lost.
+/// Refuses to go on if an earlier copy may have something that the original has lost. Of a key all of whose files
+/// are gone, nobody knows whether it was removed.
 fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Result<()> {
-    let mut copies: HashMap<u64, (u32, String)> = HashMap::default();
+    let mut copies: HashMap<u64, Vec<u32>> = HashMap::default();
     let listed = dir.list(&mut |name| {
-        let Some(name) = name.to_str() else { return };
-        let Some(parsed) = SegmentName::parse(name) else { return };
-        let newest = copies.entry(parsed.key_hash).or_default();
-        if newest.0 < parsed.sequence {
-            *newest = (parsed.sequence, name.to_owned());
+        if let Some(parsed) = name.to_str().and_then(SegmentName::parse) {
+            copies.entry(parsed.key_hash).or_default().push(parsed.sequence);
         }
     });
     listed.map_err(|source| WalError::io(dir.path(), "list the directory", source))?;
     for stream in streams.in_order() {
-        let newest = copies.get(&stream.hash);
-        let newest = newest.map(|(sequence, name)| (*sequence, name.as_str()));
-        match check_stream(store, &stream, newest, dir) {
+        let copied = copies.remove(&stream.hash).unwrap_or_default();
+        match check_stream(store, &stream, &copied, dir) {
             Err(WalError::Corrupted { path, .. }) => return Err(keep_earlier(&path)),
             // It is copied as it is.
             Err(WalError::UnsupportedVersion { .. }) => {}
@@ -84,39 +80,40 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
     Ok(())
 }
 
-/// `newest`: the newest segment of the stream that the earlier copy has.
-fn check_stream(
-    store: &Store,
-    stream: &Stream,
-    newest: Option<(u32, &str)>,
-    dir: &dyn Dir,
-) -> Result<()> {
+/// `copied`: the segments of the stream that the earlier copy has.
+fn check_stream(store: &Store, stream: &Stream, copied: &[u32], dir: &dyn Dir) -> Result<()> {
     stream.ensure_loaded(store)?;
     if stream.writer().phase == Phase::Damaged {
         return Err(stream.damaged(store));
     }
-    let Some((chain, _)) = stream.chain(store)? else { return Ok(()) };
+    let Some((chain, newest)) = stream.chain(store)? else { return Ok(()) };
     if let Some(lost) = chain.lost().next() {
         return Err(keep_earlier(&lost.path));
     }
-    let Some((sequence, name)) = newest.filter(|(newest, _)| stream.sequences().contains(newest))
-    else {
-        return Ok(());
-    };
-    let segment = stream.segment(store, sequence)?;
-    let copied = match dir.open(name, OpenMode::Read).and_then(|file| file.len()) {
-        // Whatever has this name, it is no copy.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
-        result => result.map_err(|source| {
-            WalError::io(&dir.path().join(name), "ask for the length of the copy", source)
-        })?,
-    };
-    let extent = segment.extent();
-    let (sealed, marked) = (extent.end, extent.end.saturating_add(FrameHeader::BYTES_U32));
-    let unchanged = [sealed, marked].map(u64::from).contains(&copied);
-    let lost = copied > u64::from(marked)
-        || !unchanged && !segment.check(segment.file(), extent)?.damaged.is_empty();
-    if lost { Err(keep_earlier(&segment.path)) } else { Ok(()) }
+    let newest = newest.id.sequence;
+    let present: Vec<u32> = chain.present().map(|present| present.sequence).collect();
+    let oldest = present.first().copied().unwrap_or(newest);
+    // The oldest are dropped first.
+    for sequence in copied.iter().copied().filter(|sequence| *sequence >= oldest) {
+        let is_here = sequence == newest || present.contains(&sequence);
+        let name = stream.file_name(sequence);
+        if chain.leftovers.contains(&sequence) || chain.unused.contains(&sequence) {
+            continue;
+        }
+        if !is_here {
+            return Err(keep_earlier(&store.dir.path().join(name)));
+        }
+        let segment = stream.segment(store, sequence)?;
+        let ending = if sequence == newest {
+            mark(&segment, segment.extent(), stream.last_ms())
+        } else {
+            Ending::Original
+        };
+        if replica::has_more(dir, &name, &segment, &ending)? {
+            return Err(keep_earlier(&segment.path));
+        }
+    }
+    Ok(())
 }
 
 fn keep_earlier(lost: &Path) -> WalError {
