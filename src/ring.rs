@@ -287,11 +287,12 @@ impl Ring {
         self.head() >= self.due.load(Ordering::Relaxed)
     }
 
-    /// For who does not hold the lock. At most half: with what was moved on and has not left the journal yet, a quarter
-    /// has to be free for records that are carried on.
+    /// For who does not hold the lock. At most half, or a quarter where something is promised: with what was moved on and
+    /// has not left the journal yet, all of that may be of one segment that has to be carried on, which takes room.
     fn note_waiting(&self, state: &State) {
         let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
-        let (least, most) = (self.capacity / 4, self.capacity / 2);
+        let least = self.capacity / 4;
+        let most = if state.segments.is_empty() { self.capacity / 2 } else { least };
         let wanted = segments.saturating_mul(WORTH_A_WRITE).clamp(least, most);
         self.moved.store(moved, Ordering::Relaxed);
         self.due.store(moved.saturating_add(wanted), Ordering::Relaxed);
@@ -476,6 +477,7 @@ impl Ring {
         let given = !self.is_dead() && allowed(state.tail);
         if given {
             state.note(promise, mark);
+            self.note_waiting(&state);
         }
         given
     }
@@ -533,7 +535,9 @@ impl Ring {
 
     /// Forgets promises to segments that `kept` says are durable.
     pub(crate) fn forget(&self, kept: impl Fn(SegmentId) -> bool) {
-        self.lock().segments.retain(|id| !kept(*id));
+        let mut state = self.lock();
+        state.segments.retain(|id| !kept(*id));
+        self.note_waiting(&state);
     }
 }
 

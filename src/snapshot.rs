@@ -69,8 +69,8 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
     });
     listed.map_err(|source| WalError::io(dir.path(), "list the directory", source))?;
     for stream in streams.in_order() {
-        let copied = copies.remove(&stream.hash).unwrap_or_default();
-        match check_stream(store, &stream, &copied, dir) {
+        let theirs = copies.remove(&stream.hash).unwrap_or_default();
+        match check_stream(store, &stream, &theirs, dir) {
             Err(WalError::Corrupted { path, .. }) => return Err(keep_earlier(&path)),
             // It is copied as it is.
             Err(WalError::UnsupportedVersion { .. }) => {}
@@ -80,8 +80,8 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
     Ok(())
 }
 
-/// `copied`: the segments of the stream that the earlier copy has.
-fn check_stream(store: &Store, stream: &Stream, copied: &[u32], dir: &dyn Dir) -> Result<()> {
+/// `theirs`: the segments of the stream that the earlier copy has.
+fn check_stream(store: &Store, stream: &Stream, theirs: &[u32], dir: &dyn Dir) -> Result<()> {
     stream.ensure_loaded(store)?;
     if stream.writer().phase == Phase::Damaged {
         return Err(stream.damaged(store));
@@ -94,7 +94,7 @@ fn check_stream(store: &Store, stream: &Stream, copied: &[u32], dir: &dyn Dir) -
     let present: Vec<u32> = chain.present().map(|present| present.sequence).collect();
     let oldest = present.first().copied().unwrap_or(newest);
     // The oldest are dropped first.
-    for sequence in copied.iter().copied().filter(|sequence| *sequence >= oldest) {
+    for sequence in theirs.iter().copied().filter(|sequence| *sequence >= oldest) {
         let is_here = sequence == newest || present.contains(&sequence);
         let name = stream.file_name(sequence);
         if chain.leftovers.contains(&sequence) || chain.unused.contains(&sequence) {

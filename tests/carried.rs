@@ -165,3 +165,30 @@ fn a_power_cut_before_the_unlink_finds_no_damage_in_what_was_to_be_dropped() {
         assert!(found.iter().all(Result::is_ok), "{broken}: {found:?}");
     }
 }
+
+/// Half of the journal waits, all but a little of it for one segment. Its sync fails when it has moved on: what is to
+/// be carried is as much as is left, and with what nobody may use of that, more.
+#[test]
+fn a_journal_that_waits_for_one_segment_has_room_to_carry_it() {
+    let sim = SimDir::new(1);
+    let options = options(64 << 10);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    wal.append_entry("other", None, "0", true).unwrap();
+    fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0001");
+    for _ in 0..2_000 {
+        if sim.faults_hit() > 0 {
+            break;
+        }
+        // It is the last one that fails, if the sync does before it.
+        let _ = wal.append_entry("k", None, [7; 1_000], true);
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    // Everything else goes on as before.
+    for round in 0..500 {
+        wal.append_entry("other", None, [7; 1_000], true).unwrap();
+        let together = wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true);
+        assert!(together.is_ok(), "{round}: {together:?}");
+        let removed = wal.remove_key("a");
+        assert!(removed.is_ok(), "{round}: {removed:?}");
+    }
+}
