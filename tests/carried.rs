@@ -1,6 +1,6 @@
 //! What the journal carries on, or what a segment that left it still finds there: bugs of a third review.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
@@ -191,4 +191,59 @@ fn a_journal_that_waits_for_one_segment_has_room_to_carry_it() {
         let removed = wal.remove_key("a");
         assert!(removed.is_ok(), "{round}: {removed:?}");
     }
+}
+
+/// Between the unlink of a segment and the sync that makes it last, the journal comes round without what was promised
+/// of the segment: a power cut then finds the file again, and damage in it.
+#[test]
+fn a_power_cut_behind_the_unlink_finds_no_damage_in_what_was_dropped() {
+    for at in 1..6 {
+        let sim = SimDir::new(1);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let options = || {
+            WalOptions::with_retention(Duration::from_secs(100))
+                .journal_bytes(64 << 10)
+                .clock(clock.clone())
+        };
+        let dir = HookedDir::new(&sim, DIRECTORY);
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+        for n in 0..4 {
+            clock.advance(Duration::from_secs(15));
+            wal.append_entry("k", None, vec![n; 3_000], true).unwrap();
+        }
+        wal.sync().unwrap();
+        fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0002");
+        let busy = |wal: &Wal| {
+            for _ in 0..2_000 {
+                wal.append_entry("busy", None, "x", false).unwrap();
+            }
+        };
+        busy(&wal);
+        assert_eq!(sim.faults_hit(), 1);
+        wal.sync().ok();
+        let cut = Arc::new(Mutex::new(None));
+        arm(&dir, at, &wal, &sim, &cut);
+        wal.truncate_before("k", 3).unwrap();
+        let Some(cut) = cut.lock().unwrap().take() else { continue };
+        let wal = Wal::open_in(Arc::new(cut), options()).unwrap();
+        let found: Vec<_> =
+            wal.entries("k").unwrap().map(|entry| entry.map(|entry| entry.index)).collect();
+        assert!(found.iter().all(Result::is_ok), "sync {at}: {found:?}");
+    }
+}
+
+type Cut = Arc<Mutex<Option<SimDir>>>;
+
+/// Before the sync of the directory with this number, makes the journal come round, and cuts the power.
+fn arm(dir: &HookedDir, at: usize, wal: &Arc<Wal>, sim: &SimDir, cut: &Cut) {
+    let (next, wal, sim, cut) = (dir.clone(), Arc::clone(wal), sim.clone(), Arc::clone(cut));
+    dir.before_sync(move || {
+        if at > 1 {
+            return arm(&next, at - 1, &wal, &sim, &cut);
+        }
+        for _ in 0..4_000 {
+            wal.append_entry("busy", None, "x", false).unwrap();
+        }
+        *cut.lock().unwrap() = Some(SimDir::from_image(&sim.durable_image(), 3));
+    });
 }

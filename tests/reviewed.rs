@@ -1015,3 +1015,23 @@ fn a_file_gets_nothing_while_its_records_go_round() {
     is_done.recv_timeout(Duration::from_secs(60)).expect("it waits for ever");
     assert_eq!(sim.faults_hit(), 1);
 }
+
+/// The unlink of a tombstone fails. The key is used and removed again: nobody knows of the first tombstone any more,
+/// nor that the key before it in the row has to leave one.
+#[test]
+fn a_tombstone_whose_unlink_failed_goes_with_the_next_one() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    let [first, second] = TWINS;
+    wal.append_entry(first, None, "0", true).unwrap();
+    wal.append_entry(second, None, "0", true).unwrap();
+    fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), "-0002");
+    wal.remove_key(second).unwrap_err();
+    wal.append_entry(second, None, "1", true).unwrap();
+    wal.remove_key(second).unwrap();
+    wal.remove_key(first).unwrap();
+    let image = sim.after_kill();
+    let wal = open(&image);
+    let names: Vec<_> = sim.image().files().map(|file| file.0.to_owned()).collect();
+    assert_eq!(wal.recovery_report().damaged, [], "{names:?}");
+}

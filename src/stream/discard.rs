@@ -67,8 +67,13 @@ impl Stream {
         store.name_changed();
         catalog.remove(sequence);
         catalog.due = Due::default();
-        store.files.remove(self.id(sequence));
         drop(catalog);
+        let id = self.id(sequence);
+        if store.files.get(id).is_some_and(|segment| segment.is_poisoned()) {
+            // What was promised of it goes round with the journal until no power cut can bring its file back.
+            store.sync_names(store.latest_name_change())?;
+        }
+        store.files.remove(id);
         count(&store.counters.dropped_segments, 1);
         count(&store.counters.dropped_bytes, u64::from(bytes));
         count(&store.counters.dropped_entries, entries);
@@ -164,6 +169,9 @@ impl Stream {
             // A creation that failed and was undone may come back until then.
             return store.sync_names(store.latest_name_change());
         }
+        // Of an earlier removal, which nobody would know of afterwards.
+        let earlier = writer.tombstone().filter(|earlier| !sequences.contains(earlier));
+        sequences.splice(..0, earlier);
         let now_ms = store.now_ms();
         let tombstone = self.create_file(store, writer, |header| FileHeader {
             removed: true,
