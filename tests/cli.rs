@@ -637,6 +637,25 @@ fn what_opening_finds_lost_is_said_by_every_command_that_writes() {
     }
 }
 
+/// What a crash cut off is over once the log is opened to be written to, so it is said then.
+#[test]
+fn what_was_unfinished_is_said_by_every_command_that_writes() {
+    for args in [&["append", "log", "other"][..], &["compact", "log", "--retention", "7d"]] {
+        let home = home();
+        let home = home.path();
+        let wal = Wal::new(home.join("log"), WalOptions::default().journal_bytes(0)).unwrap();
+        for content in ["whole", "cut off"] {
+            wal.append_entry("k", None, content, false).unwrap();
+        }
+        drop(wal);
+        let path = segment(&home.join("log"), "k");
+        let bytes = fs::metadata(&path).unwrap().len();
+        fs::File::options().write(true).open(&path).unwrap().set_len(bytes - 3).unwrap();
+        let said = feed(home, args, b"x\n").said(OK);
+        assert!(said.contains("unfinished from offset") && said.contains("36 bytes"), "{said}");
+    }
+}
+
 #[test]
 fn repair_names_what_it_cannot_bring_back() {
     let home = home();
@@ -699,7 +718,8 @@ fn what_is_there_twice_and_damaged_once_is_named_and_no_damage() {
         lines[0].starts_with("weakened: log/META: from offset 0, 128 bytes: one of two copies")
     );
     assert!(lines[1].starts_with("weakened: log/k-") && lines[1].contains(" the file header is "));
-    assert_eq!(lines[2], "log: 1 entry in 1 key can be read; no damage");
+    // Which slot of the facts says that it was closed was damaged.
+    assert!(lines[2].starts_with("log: 1 entry in 1 key can be read; no damage; "), "{said}");
     let verified = run(home, &["verify", "log", "--json"]).json(OK);
     assert_eq!(verified["weakened"].as_array().unwrap().len(), 2, "{verified}");
 }

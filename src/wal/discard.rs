@@ -36,7 +36,8 @@ impl Drop for Asking<'_> {
 impl Wal {
     /// Drops the segments that have outlived the retention, of idle keys, too.
     ///
-    /// A segment goes when its `expiration` and the retention's age have passed, or when the key has more
+    /// A segment goes when its `expiration` (with a window that is longer than the retention gives now: the creation of
+    /// the next one) and the retention's age have passed, or when the key has more
     /// than the [`Retention`](crate::Retention) or the [options](crate::WalOptions) allow; the oldest first;
     /// the newest of a key stays and carries the numbers on (an idle expired one is succeeded by an empty one
     /// first). A clock that stepped back, or jumped ahead while the directory was open, deletes nothing for

@@ -275,9 +275,9 @@ pub struct Repair {
 ///
 /// A segment takes entries for a while, its window: `keywal ls DIR KEY` shows until when. It is dropped as a whole, once
 /// that end is older than the retention. Segments keep the window that they were made with, by default a tenth of the
-/// retention that the program had then: with a shorter one here, entries go up to such a window later than it says,
-/// and a segment whose window is not over stays. Of a key that has a retention of its own
-/// (`keywal retention`), that counts.
+/// retention that the program had then. With a shorter one here, a segment counts as ended when its successor began, and
+/// the newest one stays until its window is over. Of a key that has a retention of its own (`keywal retention`), that
+/// counts.
 #[derive(Debug, clap::Args)]
 pub struct Compact {
     /// The log's directory

@@ -134,14 +134,19 @@ pub fn show_finding(Finding { path, offset, bytes, what }: &Finding) -> String {
 
 /// Says what is damaged, in the words of the error that reading it gives.
 pub fn say_damaged(findings: &[Finding]) -> Outcome {
+    say_found("damaged", findings);
+    Outcome::of(!findings.is_empty())
+}
+
+/// Says where something was found, and what.
+pub fn say_found(kind: &str, findings: &[Finding]) {
     for Finding { path, offset, bytes, what } in findings {
         let place = match bytes {
             0 => String::new(),
             _ => format!(" from offset {offset}, {bytes} bytes"),
         };
-        say(format!("{}: damaged{place}: {what}", path.display()));
+        say(format!("{}: {kind}{place}: {what}", path.display()));
     }
-    Outcome::of(!findings.is_empty())
 }
 
 /// Says something on standard error, as long as somebody listens. What others made up (names of files, of

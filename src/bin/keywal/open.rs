@@ -6,7 +6,7 @@ use std::path::Path;
 
 use keywal::{Finding, Wal, WalOptions, WalReader};
 
-use crate::failure::{Failure, Outcome, say, say_damaged};
+use crate::failure::{Failure, Outcome, say, say_damaged, say_found};
 use crate::progress::Progress;
 
 /// The file that every directory of keywal's has.
@@ -64,6 +64,9 @@ fn with<T>(
         let _progress = Progress::waiting("opening the log");
         Wal::new(dir, options)?
     };
+    // Nobody can find them again: what was unfinished is over now.
+    say_found("unfinished", &wal.recovery_report().torn);
+    say_found("ignored", &wal.recovery_report().ignored);
     let found = say_damaged(&wal.recovery_report().damaged);
     let result = work(&wal);
     // Leaves a log that was closed cleanly as one, so that its end stays proven.
