@@ -482,7 +482,7 @@ pub use error::{Result, SizeLimit, WalError};
 #[doc(hidden)]
 pub use format::rewrite;
 pub use hook::{DropHook, DueSegment, HookResult, Verdict};
-pub use options::{Durability, WalOptions};
+pub use options::{Durability, SyncPolicy, WalOptions};
 pub use report::{
     CompactionReport, Finding, Health, KeyStats, LastCompaction, Poisoned, RecoveryReport,
     SegmentInfo, SnapshotReport, Stats, VerifiedKey, VerifyReport,

@@ -1,38 +1,64 @@
-//! The thread that moves entries from the journal to the segments, if one is wanted.
+//! The threads of a log's own, if any are wanted: one moves entries from the journal to the segments, one syncs.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::Duration;
 
+use crate::options::SyncPolicy;
 use crate::primitives::Mutex;
+use crate::primitives::atomic::{AtomicBool, Ordering};
 use crate::store::Store;
+use crate::streams::Streams;
 
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     store: Arc<Store>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    over: Arc<AtomicBool>,
 }
 
 impl Maintenance {
-    /// `None`: no thread is wanted, or there is no journal.
-    pub(crate) fn start(store: &Arc<Store>) -> io::Result<Option<Self>> {
-        if store.bell.is_none() {
-            return Ok(None);
-        }
-        let theirs = Arc::clone(store);
-        let work = move || theirs.keep_moving_on();
-        let thread = Builder::new().name("keywal-maintenance".into()).spawn(work)?;
-        Ok(Some(Self { store: Arc::clone(store), thread: Mutex::new(Some(thread)) }))
+    /// No threads.
+    pub(crate) fn none(store: &Arc<Store>) -> Self {
+        Self { store: Arc::clone(store), threads: Mutex::default(), over: Arc::default() }
     }
 
-    /// Returns once the thread has ended.
+    /// Starts the threads that the options want.
+    pub(crate) fn start(store: &Arc<Store>, streams: &Arc<Streams>) -> io::Result<Self> {
+        let this = Self::none(store);
+        if store.bell.is_some() {
+            let store = Arc::clone(store);
+            this.spawn("keywal-maintenance", move || store.keep_moving_on())?;
+        }
+        if let SyncPolicy::Every(interval) = store.options.sync_policy {
+            let (store, streams) = (Arc::clone(store), Arc::clone(streams));
+            let over = Arc::clone(&this.over);
+            this.spawn("keywal-sync", move || keep_syncing(&store, &streams, interval, &over))?;
+        }
+        Ok(this)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = Builder::new().name(name.to_owned()).spawn(work)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Returns once the threads have ended.
     pub(crate) fn stop(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.over.store(true, Ordering::Release);
         if let Some(bell) = &self.store.bell {
             bell.dismiss();
         }
-        // A forked child has no such thread.
-        if let Some(thread) = thread.filter(|_| self.store.check_process().is_ok()) {
+        // A forked child has no such threads.
+        if self.store.check_process().is_err() {
+            return;
+        }
+        for thread in threads {
+            thread.thread().unpark();
             // It does not panic; and if it did, what it was for would be done by others.
             let _ = thread.join();
         }
@@ -42,5 +68,16 @@ impl Maintenance {
 impl Drop for Maintenance {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Syncs again and again. An error is that of the keys concerned, which are poisoned.
+fn keep_syncing(store: &Store, streams: &Streams, interval: Duration, over: &AtomicBool) {
+    loop {
+        thread::park_timeout(interval);
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        let _ = streams.make_durable(store);
     }
 }

@@ -39,6 +39,22 @@ impl From<bool> for Durability {
     }
 }
 
+/// When entries that were appended with [`Durability::Os`] are synced without anybody asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum SyncPolicy {
+    /// They are not: a sync comes with a `Disk` append, [`sync`](crate::Wal::sync), the end of a segment, or a
+    /// shutdown.
+    #[default]
+    OnDemand,
+    /// A thread of the log's own calls [`sync`](crate::Wal::sync) so often, which costs nothing where nothing was
+    /// appended. Power loss then takes what came in such an interval at most, and in the time a sync takes. A sync that
+    /// fails poisons the keys concerned, as one that was asked for: the next append to one of them says so, and
+    /// [`health`](crate::Wal::health) does. At least one millisecond.
+    Every(Duration),
+}
+
 /// How a [`Wal`](crate::Wal) keeps its entries. Plain data; checked once, by
 /// [`Wal::new`](crate::Wal::new).
 ///
@@ -133,6 +149,10 @@ pub struct WalOptions {
     /// there is nothing to do, and ends with the log. Without a journal there is none.
     pub maintenance_thread: bool,
 
+    /// When entries are synced without anybody asking. Default [`SyncPolicy::OnDemand`]: never. Affects entries
+    /// appended with [`Durability::Os`] only.
+    pub sync_policy: SyncPolicy,
+
     /// Whether opening the directory after a crash checks the newest segment of every key, so that the
     /// [report](crate::Wal::recovery_report) names all damage and all torn writes. Default `true`. With `false`
     /// each key is checked when it is first used, just as thoroughly: opening then takes time for the names of
@@ -173,6 +193,7 @@ impl Default for WalOptions {
             preallocate_bytes: 0,
             journal_bytes: 4 << 20,
             maintenance_thread: false,
+            sync_policy: SyncPolicy::OnDemand,
             check_on_open: true,
             dir_mode: 0o700,
             file_mode: 0o600,
@@ -308,6 +329,13 @@ impl WalOptions {
         self
     }
 
+    /// Sets [`sync_policy`](Self::sync_policy).
+    #[must_use]
+    pub fn sync_policy(mut self, policy: SyncPolicy) -> Self {
+        self.sync_policy = policy;
+        self
+    }
+
     /// Sets [`check_on_open`](Self::check_on_open).
     #[must_use]
     pub fn check_on_open(mut self, check: bool) -> Self {
@@ -376,6 +404,11 @@ impl WalOptions {
                 JOURNAL_BYTES.start(),
                 JOURNAL_BYTES.end()
             ));
+        }
+        if let SyncPolicy::Every(interval) = self.sync_policy {
+            if millis(interval) == 0 {
+                return refuse(format!("sync_policy is every {interval:?}; give at least 1 ms"));
+            }
         }
         if self.max_open_files == 0 {
             return refuse("max_open_files is 0; give at least 1".into());

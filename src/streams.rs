@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use ahash::{AHasher, RandomState};
 
+use crate::cache::Unsynced;
 use crate::error::{Result, WalError};
 use crate::format::key_hash;
 use crate::primitives::atomic::{AtomicBool, Ordering};
@@ -93,6 +94,19 @@ impl Streams {
 
     pub(crate) fn insert(&self, stream: Stream) {
         self.write(stream.hash).insert(ByHash(Arc::new(stream)));
+    }
+
+    /// Makes what was appended so far, and is not durable yet, survive power loss.
+    pub(crate) fn make_durable(&self, store: &Store) -> Result<()> {
+        let Unsynced { open, closed } = store.files.unsynced();
+        let synced = store.sync_open(&open);
+        drop(open);
+        let closed = closed.into_iter();
+        let closed: Vec<_> = closed.filter_map(|(hash, _)| self.by_hash(hash)).collect();
+        let result = synced.and(store.each(&closed, |stream| stream.sync(store)));
+        // Several threads had more of them open than there may be.
+        store.make_room_for_file();
+        result
     }
 
     /// All streams, as of some moment during the call.

@@ -25,7 +25,6 @@ pub use reader::WalReader;
 #[cfg(feature = "async")]
 pub use when_durable::WhenDurable;
 
-use crate::cache::Unsynced;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
@@ -54,9 +53,9 @@ use self::health::Watch;
 #[derive(Debug)]
 pub struct Wal {
     /// Ends before anything else does.
-    maintenance: Option<Maintenance>,
+    maintenance: Maintenance,
     store: Arc<Store>,
-    streams: Streams,
+    streams: Arc<Streams>,
     recovery: RecoveryReport,
     clock_guard: Mutex<ClockGuard>,
     watch: Watch,
@@ -107,9 +106,9 @@ impl Wal {
         let watch = Watch::new(options.clock.monotonic_ms());
         let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
-        let store = Arc::new(store);
-        let maintenance = Maintenance::start(&store).map_err(|source| {
-            WalError::io(store.dir.path(), "start the maintenance thread", source)
+        let (store, streams) = (Arc::new(store), Arc::new(streams));
+        let maintenance = Maintenance::start(&store, &streams).map_err(|source| {
+            WalError::io(store.dir.path(), "start a thread of the log's own", source)
         })?;
         observe::opened(&report);
         Ok(Self {
@@ -133,20 +132,7 @@ impl Wal {
     pub fn sync(&self) -> Result<()> {
         self.store.check_writable()?;
         recovery::check_rest(&self.store, &self.streams)?;
-        self.make_all_durable()
-    }
-
-    /// Makes what is not durable yet survive power loss, of all keys.
-    fn make_all_durable(&self) -> Result<()> {
-        let Unsynced { open, closed } = self.store.files.unsynced();
-        let synced = self.store.sync_open(&open);
-        drop(open);
-        let closed = closed.into_iter();
-        let closed: Vec<_> = closed.filter_map(|(hash, _)| self.streams.by_hash(hash)).collect();
-        let result = synced.and(self.store.each(&closed, |stream| stream.sync(&self.store)));
-        // Several threads had more of them open than there may be.
-        self.store.make_room_for_file();
-        result
+        self.streams.make_durable(&self.store)
     }
 
     /// Makes every entry appended to the key so far survive power loss.
@@ -268,14 +254,14 @@ impl Wal {
         if !store.close() {
             return Err(WalError::Closed);
         }
-        self.stop_maintenance();
+        self.maintenance.stop();
         store.watch.close();
         // Waits for a `compact` that is on its way; none comes after.
         let _clock_guard = self.clock_guard.lock().unwrap_or_else(PoisonError::into_inner);
         let _discarding = store.discarding();
         let clean = AtomicBool::new(!self.streams.has_filled_places());
         // First, so that the marks say so: after a later crash they prove what is before them.
-        let synced = self.make_all_durable();
+        let synced = self.streams.make_durable(store);
         let closed = store.each(&self.streams.all(), |stream| {
             // Waits for an append that is on its way; none comes after.
             if !stream.close(store, &mut stream.writer())? {
@@ -304,12 +290,6 @@ impl Wal {
         result
     }
 
-    fn stop_maintenance(&self) {
-        if let Some(maintenance) = &self.maintenance {
-            maintenance.stop();
-        }
-    }
-
     fn release(&self) {
         self.store.files.clear();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -325,7 +305,7 @@ impl Wal {
         let store = &self.store;
         store.check_writable()?;
         store.close();
-        self.stop_maintenance();
+        self.maintenance.stop();
         // If this is cut off, what is left is a log without the keys that are gone, and their references
         // must not meet what is appended to it.
         let highest = self.streams.all().iter().map(|stream| stream.writer().highest()).max();

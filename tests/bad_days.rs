@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, FaultKind, SimDir};
 use keywal::{
-    ClockTrouble, Durability, EntryRef, ManualClock, SizeLimit, Wal, WalError, WalOptions,
+    ClockTrouble, Durability, EntryRef, ManualClock, SizeLimit, SyncPolicy, Wal, WalError,
+    WalOptions,
 };
 
 use common::logs::fail;
@@ -133,6 +134,7 @@ fn absurd_options_are_refused_by_name() {
         (default().max_entry_bytes(0), "max_entry_bytes"),
         (default().max_entry_bytes(u64::MAX), "max_entry_bytes"),
         (default().max_open_files(0), "max_open_files"),
+        (default().sync_policy(SyncPolicy::Every(Duration::ZERO)), "sync_policy"),
         (default().preallocate_bytes(u64::MAX), "preallocate_bytes"),
         (default().modes(0, 0o600), "dir_mode"),
         (default().modes(0o700, 0o10_600), "file_mode"),

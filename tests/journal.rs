@@ -3,10 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
-use keywal::{Durability, SizeLimit, Wal, WalError, WalOptions, WalReader};
+use keywal::{Durability, SizeLimit, SyncPolicy, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
 use common::logs::SEGMENT;
@@ -327,6 +328,35 @@ fn a_maintenance_thread_moves_entries_on_and_ends_with_the_log() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_log_that_syncs_by_itself_makes_all_keys_durable_and_stops_with_the_log() {
+    for journal_bytes in [0, 65_536] {
+        let sim = SimDir::new(1);
+        let options = options().journal_bytes(journal_bytes).max_open_files(1);
+        let often = SyncPolicy::Every(Duration::from_millis(1));
+        let open = |policy| {
+            Wal::open_in(Arc::new(sim.clone()), options.clone().sync_policy(policy)).unwrap()
+        };
+        let wal = open(often);
+        for key in ["a", "b", "c"] {
+            wal.append_entry(key, None, "0", false).unwrap();
+        }
+        for key in ["a", "b", "c"] {
+            let mut follow = wal.follow(key, 0).unwrap().durable_only();
+            assert!(follow.next_timeout(Duration::from_secs(60)).unwrap().is_some(), "{key}");
+        }
+        let image = sim.durable_image();
+        let found = Wal::open_in(Arc::new(SimDir::from_image(&image, 2)), options.clone()).unwrap();
+        assert!(["a", "b", "c"].iter().all(|key| contents(&found, key) == numbers(1)));
+        // It ends with the log, whichever way that ends.
+        drop(wal);
+        let wal = open(often);
+        wal.append_entry("a", None, "1", false).unwrap();
+        wal.shutdown().unwrap();
+        open(SyncPolicy::OnDemand).destroy().unwrap();
+    }
 }
 
 // ---- several keys at once ----

@@ -13,6 +13,7 @@ use crate::entries::{Entries, Records};
 use crate::entry::{Entry, EntryRef};
 use crate::error::{Result, WalError};
 use crate::fs::{Dir, OsDir};
+use crate::maintenance::Maintenance;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
 use crate::recovery::{View, view};
@@ -105,11 +106,12 @@ impl WalReader {
         let clock_guard =
             ClockGuard::new(options.clock.now_ms(), options.clock.monotonic_ms(), retention_ms);
         let watch = Watch::new(options.clock.monotonic_ms());
+        let store = Arc::new(store);
         Self {
             wal: Wal {
-                maintenance: None,
-                store: Arc::new(store),
-                streams,
+                maintenance: Maintenance::none(&store),
+                store,
+                streams: Arc::new(streams),
                 recovery: report,
                 clock_guard: Mutex::new(clock_guard),
                 watch,
