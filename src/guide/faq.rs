@@ -95,6 +95,8 @@
 //! method it was. Compress a batch in one entry where entries are small. The log itself does neither, so that a
 //! reference is one read, and damage costs the entries it hit only. File names have a readable label of the key:
 //! put no secrets into keys.
+//! Segments that are to go can be compressed on their way out: `examples/archive.rs` puts them into an archive, with
+//! [`before_drop`](crate::WalOptions::before_drop), and reads them from there.
 //!
 //! # Do I have to call `shutdown`?
 //!
