@@ -132,7 +132,7 @@ pub enum WalError {
     /// The target of a snapshot or restore is not empty: it holds files of somebody's, another log, or a
     /// snapshot that has been opened for writing since. (Only a snapshot may go to where an earlier one of the
     /// same log is.) Nothing was touched; give another directory.
-    #[error("{}: the directory is not empty, and holds no earlier snapshot of this log", .path.display())]
+    #[error("{}: the directory is not empty: give an empty one; a snapshot may also go onto an earlier one of the same log", .path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,

@@ -41,7 +41,7 @@ use crate::streams::Streams;
 /// is thought to have had beyond all that still exist.
 pub(crate) const LOST_FLOOR_GAP: u32 = 1 << 16;
 const FILES_CHANGED: &str = "segment files were added or removed while the directory was closed";
-const FACTS_LOST: &str = "missing or damaged; its facts were put together anew";
+const FACTS_LOST: &str = "missing or damaged; its facts are put together anew from the other files";
 
 /// An open directory.
 pub(crate) struct Opened {

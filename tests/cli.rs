@@ -511,7 +511,7 @@ fn a_key_that_cannot_be_listed_is_explained() {
 
 /// What a log can lose so that only opening it can tell, and what is said of that.
 const LOSSES: [(&str, &str); 4] = [
-    ("facts", "META: damaged: missing or damaged; its facts were put together anew"),
+    ("facts", "META: damaged: missing or damaged; its facts are put together anew"),
     ("journal", "JOURNAL: damaged: the journal is missing or cut off"),
     ("oldest", ": damaged: segment files were added or removed while the directory was closed"),
     ("newest", ": damaged: segment files were added or removed while the directory was closed"),
