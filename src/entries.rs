@@ -121,8 +121,12 @@ impl<'a> Entries<'a> {
         self
     }
 
-    /// Narrows to the entries from this index on, unless that one has been dropped.
-    pub(crate) fn starting_at(self, wanted: u64) -> Result<Self> {
+    /// Narrows to the entries from this index on, and is strict: for who must not miss any. An index that the log
+    /// has not reached yet is no error: then there are no entries.
+    ///
+    /// # Errors
+    /// [`Behind`](WalError::Behind) if the entry with this index has been dropped.
+    pub fn starting_at(self, wanted: u64) -> Result<Self> {
         let oldest = self.oldest();
         if wanted < oldest {
             return Err(WalError::Behind { wanted, oldest });

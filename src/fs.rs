@@ -97,6 +97,11 @@ pub trait File: Send + Sync + Debug {
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
 
+    /// Whether the file has another name as well, in whatever directory.
+    fn is_shared(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Extends the file to `bytes` and reserves the space on disk. After an error the file may have
     /// grown.
     fn allocate(&self, bytes: u64) -> io::Result<()>;

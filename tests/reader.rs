@@ -582,3 +582,25 @@ fn a_cut_segment_looks_to_a_reader_as_to_recovery() {
     }
     assert!(damaged > 50, "{damaged}");
 }
+
+#[test]
+fn a_reader_is_told_when_what_it_wants_next_has_been_dropped() {
+    let home = tempfile::tempdir().unwrap();
+    let options = WalOptions::default().max_segment_bytes(4096).max_entry_bytes(4000);
+    let wal = Wal::new(home.path(), options).unwrap();
+    let mut reader = WalReader::open(home.path()).unwrap();
+    for _ in 0..10 {
+        wal.append_entry("key", None, [7; 1000], false).unwrap();
+    }
+    assert_eq!(reader.entries_from("key", 2).unwrap().count(), 8);
+    wal.truncate_before("key", 6).unwrap();
+    let oldest = wal.first_index("key").unwrap();
+    assert!(oldest > 2);
+    match reader.entries_from("key", 2) {
+        Err(WalError::Behind { wanted: 2, oldest: told }) => assert_eq!(told, oldest),
+        other => panic!("{:?}", other.map(Iterator::count)),
+    }
+    assert_eq!(reader.entries_from("key", oldest).unwrap().count() as u64, 10 - oldest);
+    // Who wants whatever there is says so.
+    assert_eq!(reader.entries("key").unwrap().range(2..).count() as u64, 10 - oldest);
+}

@@ -538,6 +538,11 @@ impl File for SimFile {
         Ok(len_u64(state.inodes[self.inode].cache.len()))
     }
 
+    fn is_shared(&self) -> io::Result<bool> {
+        let (state, _) = self.enter(CallKind::Len)?;
+        Ok(state.names.values().filter(|inode| **inode == self.inode).count() > 1)
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let (mut state, _) = self.enter(CallKind::Allocate)?;
         let bytes = in_file(bytes)?;

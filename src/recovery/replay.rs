@@ -366,6 +366,20 @@ struct Opened {
     name: String,
     /// It was not there.
     new: bool,
+    /// It is shared, and what is read of it comes from the disk.
+    on_disk: bool,
+}
+
+impl Opened {
+    /// A file that was there.
+    fn existing(file: Box<dyn File>, name: String, path: &Path) -> Result<Self> {
+        let error = |source| WalError::io(path, "look at the segment", source);
+        let on_disk = file.is_shared().map_err(error)?;
+        if on_disk {
+            file.sync_data().and_then(|()| file.drop_cache()).map_err(error)?;
+        }
+        Ok(Self { file, name, new: false, on_disk })
+    }
 }
 
 /// What a segment got from the journal.
@@ -393,7 +407,8 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Writes the records to the segment and syncs it, whether it has them or not: what the page cache
-    /// holds need not be on the disk.
+    /// holds need not be on the disk. Only a file that a snapshot shares, and which has had them since, is not
+    /// written to as long as the disk does have them: a power cut may garble what is being written.
     fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<Brought> {
         let path = self.dir.path().join(JOURNAL_NAME);
         let read_error = |source| WalError::io(&path, "read the journal", source);
@@ -410,7 +425,7 @@ impl Target<'_> {
                 };
             }
             // Lost with its name: nothing of it was promised.
-            let Some(Opened { file, name, .. }) = &opened else { return Ok(brought) };
+            let Some(Opened { file, name, on_disk, .. }) = &opened else { return Ok(brought) };
             let path = self.dir.path().join(name);
             let offset = u64::from(header.record.offset);
             if from_the_start && self.sound && !reaches(&**file, offset, &path)? {
@@ -420,11 +435,13 @@ impl Target<'_> {
                 brought.cut = Some(Finding { path, offset, bytes, what });
                 break;
             }
-            write_full(&**file, &mut [IoSlice::new(&body)], offset)
-                .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
+            if !(*on_disk && holds(&**file, offset, &body, &path)?) {
+                write_full(&**file, &mut [IoSlice::new(&body)], offset)
+                    .map_err(|source| WalError::io(&path, "move entries to the segment", source))?;
+            }
             brought.bytes = brought.bytes.saturating_add(len_u64(body.len()));
         }
-        let Some(Opened { file, name, new }) = opened else { return Ok(brought) };
+        let Some(Opened { file, name, new, .. }) = opened else { return Ok(brought) };
         let path = self.dir.path().join(name);
         file.sync_data().map_err(|source| WalError::io(&path, "sync the segment", source))?;
         brought.created = new;
@@ -446,8 +463,11 @@ impl Target<'_> {
         };
         let opened: io::Result<Option<(Box<dyn File>, bool)>> = open();
         let path = self.dir.path().join(&name);
-        let opened = opened.map_err(|source| WalError::io(&path, "open the segment", source))?;
-        Ok(opened.map(|(file, new)| Opened { file, name, new }))
+        match opened.map_err(|source| WalError::io(&path, "open the segment", source))? {
+            None => Ok(None),
+            Some((file, true)) => Ok(Some(Opened { file, name, new: true, on_disk: false })),
+            Some((file, false)) => Opened::existing(file, name, &path).map(Some),
+        }
     }
 
     /// The file of a segment that was durable before the journal's oldest record.
@@ -464,7 +484,7 @@ impl Target<'_> {
                     let file = self.dir.open(&name, OpenMode::Write).map_err(|source| {
                         WalError::io(&segment.path, "open the segment", source)
                     })?;
-                    return Ok(Some(Opened { file, name, new: false }));
+                    return Opened::existing(file, name, &segment.path).map(Some);
                 }
                 Ok(_)
                 | Err(OpenError::Header(_) | OpenError::Wal(WalError::UnsupportedVersion { .. })) =>
@@ -482,4 +502,12 @@ impl Target<'_> {
 fn reaches(file: &dyn File, offset: u64, path: &Path) -> Result<bool> {
     let bytes = file.len().map_err(|source| WalError::io(path, "ask for the length", source))?;
     Ok(bytes >= offset)
+}
+
+/// Whether the file has these bytes there.
+fn holds(file: &dyn File, offset: u64, body: &[u8], path: &Path) -> Result<bool> {
+    let mut found = vec![0; body.len()];
+    let read = read_full(file, &mut found, offset);
+    let read = read.map_err(|source| WalError::io(path, "read the segment", source))?;
+    Ok(read == body.len() && found == body)
 }

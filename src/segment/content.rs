@@ -463,6 +463,10 @@ impl File for Content {
         Ok(self.overlay.as_ref().map_or(bytes, |overlay| overlay.len(bytes)))
     }
 
+    fn is_shared(&self) -> io::Result<bool> {
+        self.file.is_shared()
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)
     }

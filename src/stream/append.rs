@@ -39,6 +39,8 @@ pub(crate) struct Payload<'a> {
 #[derive(Debug)]
 pub(crate) struct Appended {
     pub(crate) segment: Arc<Segment>,
+    /// Index of the first entry.
+    pub(crate) index: u64,
     /// Offset of the first frame; the others follow without gaps.
     pub(crate) offset: u32,
     /// Offset behind the last frame.
@@ -131,7 +133,8 @@ impl Stream {
     fn appended(&self, writer: &mut Writer, spot: Spot) -> Appended {
         self.tail.store(spot.extent);
         writer.last_ms = spot.now_ms;
-        Appended { segment: spot.segment, offset: spot.start, end: spot.extent.end }
+        let index = spot.segment.base_index.saturating_add(u64::from(spot.template.index));
+        Appended { segment: spot.segment, index, offset: spot.start, end: spot.extent.end }
     }
 
     /// Finds room for entries, in a new segment if need be.

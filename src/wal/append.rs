@@ -41,6 +41,32 @@ impl Wal {
             .map(|appended| first_ref(&appended))
     }
 
+    /// As [`append_entry`](Self::append_entry), and says which index the entry has got, at no cost: the offset
+    /// that a broker answers its producer.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = keywal::Wal::new(dir.path(), keywal::WalOptions::default())?;
+    /// let (offset, entry_ref) = wal.append_indexed("orders/3", None, "three pens", false)?;
+    /// assert_eq!(wal.get("orders/3", offset)?, Some(wal.read_entry(entry_ref)?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append_entry`](Self::append_entry).
+    #[expect(clippy::needless_pass_by_value, reason = "as in `append_entry`")]
+    pub fn append_indexed(
+        &self,
+        key: impl AsRef<[u8]>,
+        header: Option<Bytes>,
+        content: impl AsRef<[u8]>,
+        durable: impl Into<Durability>,
+    ) -> Result<(u64, EntryRef)> {
+        let payload = Payload { header: header.as_deref(), content: content.as_ref() };
+        self.append(key.as_ref(), &[payload], durable.into(), None)
+            .map(|appended| (appended.index, first_ref(&appended)))
+    }
+
     /// Appends an entry with [`Durability::Disk`].
     ///
     /// # Errors
@@ -72,6 +98,26 @@ impl Wal {
             return Ok(Vec::new());
         }
         self.append_all(key.as_ref(), &entries, durable.into(), None)
+            .map(|(_, references)| references)
+    }
+
+    /// As [`append_batch`](Self::append_batch), and says which index the first of the entries has got; the others
+    /// have the next ones. Of an empty batch, the index that the key's next entry gets.
+    ///
+    /// # Errors
+    /// As [`append_batch`](Self::append_batch).
+    pub fn append_batch_indexed(
+        &self,
+        key: impl AsRef<[u8]>,
+        entries: impl IntoIterator<Item = (Option<Bytes>, Bytes)>,
+        durable: impl Into<Durability>,
+    ) -> Result<(u64, Vec<EntryRef>)> {
+        let entries: Vec<(Option<Bytes>, Bytes)> = entries.into_iter().collect();
+        if entries.is_empty() {
+            self.store.check_writable()?;
+            return Ok((self.next_index(key)?, Vec::new()));
+        }
+        self.append_all(key.as_ref(), &entries, durable.into(), None)
     }
 
     /// As [`append_batch`](Self::append_batch), if the first entry gets the index `expected_next_index`. A
@@ -96,23 +142,24 @@ impl Wal {
                 actual => Err(WalError::Conflict { expected: expected_next_index, actual }),
             };
         }
-        self.append_all(key, &entries, durable.into(), Some(expected_next_index))
+        let expected = Some(expected_next_index);
+        self.append_all(key, &entries, durable.into(), expected).map(|(_, references)| references)
     }
 
-    /// Appends a batch of at least one entry.
+    /// Appends a batch of at least one entry. Returns the index of the first, and all references.
     fn append_all(
         &self,
         key: &[u8],
         entries: &[(Option<Bytes>, Bytes)],
         durability: Durability,
         expected: Option<u64>,
-    ) -> Result<Vec<EntryRef>> {
+    ) -> Result<(u64, Vec<EntryRef>)> {
         let payloads: Vec<Payload<'_>> = entries
             .iter()
             .map(|(header, content)| Payload { header: header.as_deref(), content })
             .collect();
         let appended = self.append(key, &payloads, durability, expected)?;
-        Ok(refs(&appended, &payloads).collect())
+        Ok((appended.index, refs(&appended, &payloads).collect()))
     }
 
     /// Appends an entry if it gets the index `expected_next_index`: optimistic concurrency for event

@@ -148,15 +148,16 @@ impl WalReader {
         Ok(())
     }
 
-    /// The entries of a key from this index on, as of now: [`refresh`](Self::refresh), then
-    /// [`entries`](Self::entries). To follow a key, call it again and again with the index behind the last
-    /// entry; each call costs a refresh.
+    /// The entries of a key from this index on, as of now: [`refresh`](Self::refresh), then what
+    /// [`Wal::entries_from`] does. To follow a key, call it again and again with the index behind the last
+    /// entry. Each call costs a refresh: to follow many keys, call that once for all of them, and then
+    /// [`entries`](Self::entries) with [`starting_at`](Entries::starting_at) for each.
     ///
     /// # Errors
-    /// As those two.
+    /// As [`refresh`](Self::refresh); [`Behind`](WalError::Behind) if the entry with this index has been dropped.
     pub fn entries_from(&mut self, key: impl AsRef<[u8]>, index: u64) -> Result<Entries<'_>> {
         self.refresh()?;
-        Ok(self.entries(key)?.range(index..))
+        self.wal.entries_from(key, index)
     }
 
     /// What is known of the directory as a whole: whether it was closed, how many files there are.

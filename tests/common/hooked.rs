@@ -120,6 +120,10 @@ impl File for HookedFile {
         self.file.len()
     }
 
+    fn is_shared(&self) -> io::Result<bool> {
+        self.file.is_shared()
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)
     }

@@ -332,8 +332,15 @@ impl World {
         let (header, content) = self.payload(size);
         let timestamp_ms = self.timestamp(key)?;
         let (name, next) = (KEYS[key], self.keys[key].next());
-        let wal = self.wal();
+        let (wal, mut index) = (self.wal(), next);
         let result = match call {
+            Call::Append if self.serial % 2 == 0 => {
+                let appended = wal.append_indexed(name, header.clone(), &content, durability);
+                appended.map(|(got, reference)| {
+                    index = got;
+                    reference
+                })
+            }
             Call::Append => wal.append_entry(name, header.clone(), &content, durability),
             Call::LogEntry => wal.log_entry(name, header.clone(), &content),
             Call::If(off) => wal.append_if(name, next + off, header.clone(), &content, durability),
@@ -351,6 +358,7 @@ impl World {
             }
             _ => {
                 let reference = result.map_err(|error| text("append", &error))?;
+                ensure!(index == next, "index {index} instead of {next}");
                 self.take(key, timestamp_ms, vec![(reference, header, content)]);
                 Ok(())
             }
@@ -400,14 +408,16 @@ impl World {
         let payloads: Vec<_> =
             (0..entries).map(|n| self.payload(size.wrapping_add(n * 3))).collect();
         let timestamp_ms = self.timestamp(key)?;
-        let result = self.wal().append_batch(KEYS[key], payloads.clone(), disk);
+        let next = self.keys[key].next();
+        let result = self.wal().append_batch_indexed(KEYS[key], payloads.clone(), disk);
         let too_large =
             payloads.iter().any(|(h, c)| payload_bytes(h.as_ref(), c) > self.max_entry_bytes());
         let frames: u64 = payloads.iter().map(|(h, c)| payload_bytes(h.as_ref(), c) + 32).sum();
         if too_large || (payloads.len() > 1 && frames > self.limits.max_segment_bytes) {
             return refused(result, |error| matches!(error, WalError::TooLarge { .. }));
         }
-        let refs = result.map_err(|error| text("append_batch", &error))?;
+        let (first, refs) = result.map_err(|error| text("append_batch_indexed", &error))?;
+        ensure!(first == next, "the first has index {first} instead of {next}");
         ensure!(refs.len() == payloads.len(), "{} references", refs.len());
         let new = refs.into_iter().zip(payloads).map(|(r, (h, c))| (r, h, c)).collect();
         self.take(key, timestamp_ms, new);

@@ -68,7 +68,8 @@ fn follow(
         thread::sleep(FOLLOW_INTERVAL.max(look * PAUSE_FACTOR));
         let mut explained = false;
         let started = Instant::now();
-        let entries = log.entries_from(key, next)?;
+        log.refresh()?;
+        let entries = log.entries(key)?.range(next..);
         look = started.elapsed();
         for entry in entries {
             match entry {
