@@ -14,12 +14,16 @@
     clippy::as_conversions
 )]
 
+mod compare;
+
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 
+use self::compare::is_there;
+pub(crate) use self::compare::{has_entries, has_more};
 use crate::error::{Result, WalError};
 use crate::format::{
     FrameFlags, FrameHeader, MAX_SEQUENCE, Meta, SLOT_OFFSETS, SegmentId, SegmentName,
@@ -28,7 +32,7 @@ use crate::fs::{Dir, File, LOCK_NAME, Lock, OpenMode, len_u64, read_full, write_
 use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::recovery::{LOST_FLOOR_GAP, fingerprint};
 use crate::report::{Finding, RecoveryReport, SnapshotReport};
-use crate::scan::{CHUNK_BYTES, Step, Walk, reach};
+use crate::scan::reach;
 use crate::segment::{Extent, Segment};
 use crate::store::{META_NAME, MetaFile, read_slots};
 
@@ -38,10 +42,6 @@ const COPY_BYTES: usize = 256 << 10;
 /// write for each.
 const SYNCED_TOGETHER: usize = 128;
 const SYNC_THREADS: usize = 16;
-/// How much of two segments is compared at the start, where their random numbers are, and at the end.
-const HEAD_BYTES: u64 = 512;
-const LAST_BYTES: u64 = 32;
-
 /// What may be there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -51,7 +51,7 @@ pub(crate) enum Target {
 
 /// What an earlier run left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Earlier {
+pub(crate) enum Earlier {
     Nothing,
     Complete,
     CutOff,
@@ -89,6 +89,16 @@ pub(crate) struct Part<'a> {
     pub(crate) share: Option<&'a dyn Dir>,
 }
 
+impl Part<'_> {
+    /// How much of the original's file goes into the copy.
+    fn bytes(&self) -> Result<u64> {
+        match self.ending {
+            Ending::Original => Ok(u64::from(reach(self.segment.file_bytes()?))),
+            Ending::Cut(end) | Ending::Mark(end, _) => Ok(u64::from(end)),
+        }
+    }
+}
+
 pub(crate) struct Replica<'a> {
     dir: &'a dyn Dir,
     _lock: Box<dyn Lock>,
@@ -102,12 +112,12 @@ pub(crate) struct Replica<'a> {
 
 impl<'a> Replica<'a> {
     /// Locks the directory, refuses what must not be touched, and says that it is incomplete. `may_change`
-    /// is asked before an earlier copy is changed.
+    /// is asked before an earlier copy is changed, and told which.
     pub(crate) fn begin(
         dir: &'a dyn Dir,
         directory_id: u64,
         target: Target,
-        may_change: impl FnOnce() -> Result<()>,
+        may_change: impl FnOnce(Earlier) -> Result<()>,
     ) -> Result<Self> {
         // Before the lock's file is made in somebody's directory.
         let facts = dir.open(META_NAME, OpenMode::Read);
@@ -149,7 +159,7 @@ impl<'a> Replica<'a> {
             _ => return Err(WalError::NotEmpty { path: dir.path().to_owned() }),
         };
         if earlier != Earlier::Nothing {
-            may_change()?;
+            may_change(earlier)?;
         }
         let file = match file {
             Some(file) => file,
@@ -172,13 +182,9 @@ impl<'a> Replica<'a> {
 
     /// Puts a segment there, unless it is, and checks every entry that was not checked by an earlier run.
     pub(crate) fn take(&mut self, id: SegmentId, part: &Part<'_>) -> Result<()> {
-        let original = part.segment.file();
-        let end = match part.ending {
-            Ending::Original => u64::from(reach(part.segment.file_bytes()?)),
-            Ending::Cut(end) | Ending::Mark(end, _) => u64::from(end),
-        };
+        let (original, end) = (part.segment.file(), part.bytes()?);
         let error = |operation| move |source| part.segment.io_error(operation, source);
-        let there = self.is_there(original, end, part)?;
+        let there = is_there(self.dir, self.earlier, part)?;
         if !there {
             self.make_way(part.name)?;
             let linked = match part.share {
@@ -280,38 +286,6 @@ impl<'a> Replica<'a> {
         // Both slots, so that one that is damaged later does not say that the copy is incomplete.
         self.meta.rewrite(self.dir)?;
         Ok(self.report)
-    }
-
-    /// Whether a file is there that is what it should be, and durable.
-    fn is_there(&self, original: &dyn File, end: u64, part: &Part<'_>) -> Result<bool> {
-        if self.earlier == Earlier::Nothing {
-            return Ok(false);
-        }
-        let path = self.dir.path().join(part.name);
-        let file = match self.dir.open(part.name, OpenMode::Write) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
-                ) =>
-            {
-                return Ok(false);
-            }
-            file => file.map_err(|source| WalError::io(&path, "open the copy", source))?,
-        };
-        let compare = || -> io::Result<bool> {
-            let mark = part.ending.mark();
-            if file.len()? != end.saturating_add(len_u64(mark.len())) {
-                return Ok(false);
-            }
-            if self.earlier == Earlier::CutOff {
-                file.sync_data()?;
-                file.drop_cache()?;
-                return Ok(is_same(&*file, original, 0..end)? && has(&*file, end, mark)?);
-            }
-            Ok(seems_same(&*file, original, end)? && has(&*file, end, mark)?)
-        };
-        compare().map_err(|source| WalError::io(&path, "compare the copy", source))
     }
 
     /// Removes a file that has this name.
@@ -467,98 +441,6 @@ pub(crate) fn mark(segment: &Segment, extent: Extent, last_ms: u64) -> Ending {
         payload_checksum: segment.seed.checksum(extent.end, &[]),
     };
     Ending::Mark(extent.end, header.to_bytes(segment.seed, extent.end))
-}
-
-/// Whether an earlier copy of a segment has entries that the segment has not, and would be replaced.
-pub(crate) fn has_more(
-    dir: &dyn Dir,
-    name: &str,
-    segment: &Segment,
-    ending: &Ending,
-) -> Result<bool> {
-    let path = dir.path().join(name);
-    let copy = match dir.open(name, OpenMode::Read) {
-        // Whatever has this name, it is no copy.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
-        {
-            return Ok(false);
-        }
-        copy => copy.map_err(|source| WalError::io(&path, "open the copy", source))?,
-    };
-    let original = segment.file();
-    let end = match ending {
-        Ending::Original => u64::from(reach(segment.file_bytes()?)),
-        Ending::Cut(end) | Ending::Mark(end, _) => u64::from(*end),
-    };
-    let compare = || -> io::Result<bool> {
-        let (bytes, mark) = (copy.len()?, ending.mark());
-        let is_kept = bytes == end.saturating_add(len_u64(mark.len()))
-            && seems_same(&*copy, original, end)?
-            && has(&*copy, end, mark)?;
-        Ok(!is_kept && !has_all(original, &*copy, reach(bytes), segment)?)
-    };
-    compare().map_err(|source| WalError::io(&path, "compare the copy", source))
-}
-
-/// Whether the segment has every entry that can be read in a copy of it.
-fn has_all(
-    original: &dyn File,
-    copy: &dyn File,
-    bytes: u32,
-    segment: &Segment,
-) -> io::Result<bool> {
-    let walk = |limit| Walk::new(segment.seed, segment.frames_start, limit, CHUNK_BYTES);
-    let (mut ours, mut theirs) = (walk(segment.extent().end), walk(bytes));
-    while let Some(step) = theirs.next(copy)? {
-        let Step::Frame(frame) = step else { continue };
-        // The next entry goes over a mark.
-        if frame.header.is_mark() {
-            continue;
-        }
-        let found = loop {
-            match ours.next(original)? {
-                Some(Step::Frame(other)) if other.offset >= frame.offset => break Some(other),
-                Some(_) => {}
-                None => break None,
-            }
-        };
-        if found.is_none_or(|other| (other.offset, other.header) != (frame.offset, frame.header)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Whether a copy of a segment, as long as it should be up to `end`, starts and ends like it there.
-fn seems_same(copy: &dyn File, original: &dyn File, end: u64) -> io::Result<bool> {
-    let head = 0..HEAD_BYTES.min(end);
-    // A closing mark and a seal are of one length.
-    let last = end.saturating_sub(LAST_BYTES)..end;
-    Ok(is_same(copy, original, head)? && is_same(copy, original, last)?)
-}
-
-/// Whether two files have the same bytes in a range.
-fn is_same(one: &dyn File, other: &dyn File, range: Range<u64>) -> io::Result<bool> {
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    let mut at = range.start;
-    while at < range.end {
-        let left = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        first.resize(left.min(COPY_BYTES), 0);
-        second.resize(left.min(COPY_BYTES), 0);
-        let read = read_full(one, &mut first, at)?;
-        if read == 0 || read != read_full(other, &mut second, at)? || first != second {
-            return Ok(false);
-        }
-        at = at.saturating_add(len_u64(read));
-    }
-    Ok(true)
-}
-
-/// Whether these bytes stand at `offset` of a file.
-fn has(file: &dyn File, offset: u64, bytes: &[u8]) -> io::Result<bool> {
-    let mut present = vec![0; bytes.len()];
-    Ok(read_full(file, &mut present, offset)? == bytes.len() && present == bytes)
 }
 
 /// Whether there is nothing in the directory but what [`Replica::begin`] itself may have left.

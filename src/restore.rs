@@ -82,7 +82,7 @@ pub fn restore_in(
     let started = Instant::now();
     let View { store, streams, report: found, .. } =
         view(from, WalOptions::default(), HashMap::default())?;
-    let mut replica = Replica::begin(to, store.directory_id, Target::Empty, || Ok(()))?;
+    let mut replica = Replica::begin(to, store.directory_id, Target::Empty, |_| Ok(()))?;
     for finding in found.damaged {
         replica.note(finding);
     }

@@ -12,11 +12,12 @@ use ahash::HashMap;
 
 use crate::cuts::{End, Ends};
 use crate::error::{Result, WalError};
-use crate::format::SegmentName;
+use crate::format::{SegmentName, label};
 use crate::fs::Dir;
 use crate::primitives::atomic::Ordering;
-use crate::replica::{self, Ending, Part, RawFiles, Replica, Target, mark};
+use crate::replica::{self, Earlier, Ending, Part, RawFiles, Replica, Target, mark};
 use crate::report::{Finding, SnapshotReport};
+use crate::segment::Segment;
 use crate::store::Store;
 use crate::stream::{Phase, Stream};
 use crate::streams::Streams;
@@ -31,14 +32,14 @@ pub(crate) fn snapshot(
     let started = Instant::now();
     let _nothing_is_dropped = store.discards.write().unwrap_or_else(PoisonError::into_inner);
     store.check_open()?;
-    let mut replica = Replica::begin(dir, store.directory_id, Target::EmptyOrEarlier, || {
-        match damaged.iter().chain(&store.damage.met()).next() {
-            Some(finding) => Err(keep_earlier(&finding.path)),
-            None => check_nothing_is_lost(store, streams, dir),
-        }
-    })?;
     let mut raw = RawFiles::default();
     let ends = cut(store, streams, &mut raw)?;
+    let mut replica = Replica::begin(dir, store.directory_id, Target::EmptyOrEarlier, |earlier| {
+        match damaged.iter().chain(&store.damage.met()).next() {
+            Some(finding) => Err(keep_earlier(&finding.path)),
+            None => check_nothing_is_lost(store, streams, &ends, (dir, earlier)),
+        }
+    })?;
     for stream in streams.in_order() {
         if raw.has(stream.hash) {
             continue;
@@ -60,7 +61,12 @@ pub(crate) fn snapshot(
 
 /// Refuses to go on if an earlier copy may have something that the original has lost. Of a key all of whose files
 /// are gone, nobody knows whether it was removed.
-fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Result<()> {
+fn check_nothing_is_lost(
+    store: &Store,
+    streams: &Streams,
+    ends: &Ends,
+    (dir, earlier): (&dyn Dir, Earlier),
+) -> Result<()> {
     let mut copies: HashMap<u64, Vec<u32>> = HashMap::default();
     let listed = dir.list(&mut |name| {
         if let Some(parsed) = name.to_str().and_then(SegmentName::parse) {
@@ -70,7 +76,8 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
     listed.map_err(|source| WalError::io(dir.path(), "list the directory", source))?;
     for stream in streams.in_order() {
         let theirs = copies.remove(&stream.hash).unwrap_or_default();
-        match check_stream(store, &stream, &theirs, dir) {
+        let end = ends.get(&stream.hash).and_then(Option::as_ref);
+        match check_stream(store, &stream, end, &theirs, (dir, earlier)) {
             Err(WalError::Corrupted { path, .. }) => return Err(keep_earlier(&path)),
             // It is copied as it is.
             Err(WalError::UnsupportedVersion { .. }) => {}
@@ -81,36 +88,47 @@ fn check_nothing_is_lost(store: &Store, streams: &Streams, dir: &dyn Dir) -> Res
 }
 
 /// `theirs`: the segments of the stream that the earlier copy has.
-fn check_stream(store: &Store, stream: &Stream, theirs: &[u32], dir: &dyn Dir) -> Result<()> {
+fn check_stream(
+    store: &Store,
+    stream: &Stream,
+    end: Option<&End>,
+    theirs: &[u32],
+    (dir, earlier): (&dyn Dir, Earlier),
+) -> Result<()> {
     stream.ensure_loaded(store)?;
     if stream.writer().phase == Phase::Damaged {
         return Err(stream.damaged(store));
     }
-    let Some((chain, newest)) = stream.chain(store)? else { return Ok(()) };
+    let (Some((chain, _)), Some(end)) = (stream.chain(store)?, end) else { return Ok(()) };
     if let Some(lost) = chain.lost().next() {
         return Err(keep_earlier(&lost.path));
     }
-    let newest = newest.id.sequence;
     let present: Vec<u32> = chain.present().map(|present| present.sequence).collect();
-    let oldest = present.first().copied().unwrap_or(newest);
-    // The oldest are dropped first.
-    for sequence in theirs.iter().copied().filter(|sequence| *sequence >= oldest) {
-        let is_here = sequence == newest || present.contains(&sequence);
-        let name = stream.file_name(sequence);
+    let is_here = |sequence| sequence == end.sequence || present.contains(&sequence);
+    let oldest = present.first().copied().unwrap_or(end.sequence).min(end.sequence);
+    let oldest = stream.segment(store, oldest)?;
+    // The oldest are dropped first, and those before the first of all are a removed key's.
+    let from = match oldest.previous_sequence {
+        0 => oldest.id.sequence,
+        dropped => dropped,
+    };
+    for sequence in theirs.iter().copied().filter(|sequence| *sequence >= from) {
         if chain.leftovers.contains(&sequence) || chain.unused.contains(&sequence) {
             continue;
         }
-        if !is_here {
-            return Err(keep_earlier(&store.dir.path().join(name)));
-        }
-        let segment = stream.segment(store, sequence)?;
-        let ending = if sequence == newest {
-            mark(&segment, segment.extent(), stream.last_ms())
+        let (id, name) = (stream.id(sequence), stream.file_name(sequence));
+        let is_lost = if is_here(sequence) {
+            let segment = stream.segment(store, sequence)?;
+            replica::has_more(dir, earlier, &part(store, &segment, &name, end))?
         } else {
-            Ending::Original
+            let label = label(stream.key().unwrap_or_default());
+            let is_dropped = sequence == oldest.previous_sequence;
+            let offset = if is_dropped { oldest.previous_end } else { 0 };
+            let from = (offset, oldest.base_index);
+            replica::has_entries(dir, store.directory_id, id, &label, from)?
         };
-        if replica::has_more(dir, &name, &segment, &ending)? {
-            return Err(keep_earlier(&segment.path));
+        if is_lost {
+            return Err(keep_earlier(&store.dir.path().join(name)));
         }
     }
     Ok(())
@@ -183,22 +201,24 @@ fn take(store: &Store, stream: &Stream, end: &End, replica: &mut Replica<'_>) ->
             }
             segment => segment?,
         };
-        let newest = sequence == end.sequence;
-        let extent = if newest { end.extent } else { segment.extent() };
-        let share = if newest { None } else { Some(&*store.dir) };
-        if !newest {
+        let part = part(store, &segment, &name, end);
+        if part.share.is_some() {
             // The journal may have bytes of it, and the disk may not have all that the file has.
-            store.make_file_durable(&segment, extent.end)?;
+            store.make_file_durable(&segment, part.extent.end)?;
         }
-        let ending = match newest {
-            true if end.sealed => Ending::Cut(extent.end),
-            true => mark(&segment, extent, end.last_ms),
-            false => Ending::Original,
-        };
-        replica.take(
-            stream.id(sequence),
-            &Part { segment: &segment, name: &name, extent, ending, share },
-        )?;
+        replica.take(stream.id(sequence), &part)?;
     }
     Ok(())
+}
+
+/// What of a segment is in the copy of a stream that ends there.
+fn part<'a>(store: &'a Store, segment: &'a Segment, name: &'a str, end: &End) -> Part<'a> {
+    if segment.id.sequence != end.sequence {
+        let (extent, share) = (segment.extent(), Some(&*store.dir));
+        return Part { segment, name, extent, ending: Ending::Original, share };
+    }
+    let extent = end.extent;
+    let ending =
+        if end.sealed { Ending::Cut(extent.end) } else { mark(segment, extent, end.last_ms) };
+    Part { segment, name, extent, ending, share: None }
 }

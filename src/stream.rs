@@ -212,11 +212,6 @@ impl Stream {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Timestamp of the newest entry.
-    pub(crate) fn last_ms(&self) -> u64 {
-        self.writer().last_ms
-    }
-
     /// Notes for a snapshot where the stream ends, if nobody has yet. The writer lock is held.
     pub(crate) fn note_end(&self, store: &Store, writer: &Writer, cut: u64) {
         let end = match writer.phase {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use keywal::fs::sim::SimDir;
+use keywal::fs::sim::{CallKind, FaultKind, SimDir};
 use keywal::{Wal, WalError, WalOptions};
 
-use common::logs::{SEGMENT, contents, options};
+use common::hooked::{DIRECTORY, HookedDir};
+use common::logs::{SEGMENT, contents, fail, options};
 
 mod common;
 
@@ -141,4 +142,132 @@ fn an_earlier_snapshot_keeps_an_empty_entry_that_a_power_cut_took() {
     assert_eq!(contents(&wal, "k").len(), 1);
     wal.append_entry("k", None, "new", true).unwrap();
     nothing_goes_from_the_copy(&wal, &copy, &before);
+}
+
+/// The log has decayed where nobody has looked, in the middle of a segment that is kept as long as it seems the same.
+fn decayed(sim: &SimDir, at: usize) -> Wal {
+    let mut image = sim.image();
+    let mut bytes = image.get(SEGMENT).unwrap().to_vec();
+    bytes[at] ^= 1;
+    image.set(SEGMENT, bytes);
+    open(&SimDir::from_image(&image, 3))
+}
+
+/// A snapshot that is cut off compares everything afterwards, and would replace what is not the same.
+#[test]
+fn an_earlier_snapshot_that_was_cut_off_keeps_the_only_good_bytes() {
+    for decayed_before in [false, true] {
+        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+        let mut wal = open(&sim);
+        wal.append_entry("k", None, [1; 3_000], true).unwrap();
+        wal.append_entry("k", None, [2; 3_000], true).unwrap();
+        wal.snapshot_in(&copy).unwrap();
+        let good = copy.image().get(SEGMENT).unwrap().to_vec();
+        if decayed_before {
+            wal.shutdown().unwrap();
+            wal = decayed(&sim, 1_500);
+        }
+        wal.append_entry("k", None, [3; 3_000], true).unwrap();
+        fail(&copy, CallKind::Create, 0, FaultKind::Error(28), "k-");
+        assert!(matches!(wal.snapshot_in(&copy), Err(WalError::StorageFull { .. })));
+        if !decayed_before {
+            wal.shutdown().unwrap();
+            wal = decayed(&sim, 1_500);
+        }
+        let second = wal.snapshot_in(&copy);
+        assert!(matches!(second, Err(WalError::Corrupted { .. })), "{second:?}");
+        assert_eq!(copy.image().get(SEGMENT).unwrap(), &good[..]);
+    }
+}
+
+/// What is looked at is what is copied, whatever is appended meanwhile.
+#[test]
+fn an_append_during_a_snapshot_does_not_cost_the_earlier_one_the_only_good_bytes() {
+    let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+    let wal = open(&sim);
+    wal.append_entry("k", None, [1; 1_000], true).unwrap();
+    wal.append_entry("k", None, [2; 1_000], true).unwrap();
+    wal.shutdown().unwrap();
+    let wal = open(&sim);
+    wal.snapshot_in(&copy).unwrap();
+    wal.shutdown().unwrap();
+    let wal = Arc::new(decayed(&sim, 900));
+    let (hooked, appender) = (HookedDir::new(&copy, DIRECTORY), Arc::clone(&wal));
+    hooked.before_sync(move || {
+        appender.append_entry("k", None, [3; 100], true).unwrap();
+    });
+    let _refused_or_not = wal.snapshot_in(&hooked);
+    assert_eq!(held(&copy)[..2], ["0:1000", "1:1000"]);
+}
+
+/// A power cut took the second segment. That it was never part of what the log has now is forgotten with the first.
+#[test]
+fn an_earlier_snapshot_keeps_what_a_power_cut_took_after_a_truncation() {
+    for journal in [0, 65_536] {
+        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+        let options = || small().journal_bytes(journal);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        wal.append_entry("k", None, [1; 3_000], true).unwrap();
+        wal.append_entry("k", None, [2; 3_000], false).unwrap();
+        wal.snapshot_in(&copy).unwrap();
+        let before = held(&copy);
+        assert_eq!(before, ["0:3000", "1:3000"]);
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        wal.append_entry("k", None, [3; 3_000], true).unwrap();
+        nothing_goes_from_the_copy(&wal, &copy, &before);
+        assert_eq!(wal.truncate_before("k", 1).unwrap().dropped_segments, 1);
+        nothing_goes_from_the_copy(&wal, &copy, &before);
+    }
+}
+
+/// The segment was sealed before it was synced, so that the seal proved nothing. The log took the damage for a torn write,
+/// and the copy's file, the same but for the damage, would have stayed behind an end that comes before its entries.
+#[test]
+fn an_earlier_snapshot_keeps_what_the_log_takes_for_a_torn_write() {
+    for journal in [0, 65_536] {
+        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+        let options = || small().journal_bytes(journal);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        wal.append_entry("k", None, [1; 1_000], false).unwrap();
+        wal.append_entry("k", None, [2; 2_000], false).unwrap();
+        wal.append_entry("k", None, [3; 3_000], false).unwrap();
+        let mut image = sim.durable_image();
+        let wal = Wal::open_in(Arc::new(SimDir::from_image(&image, 3)), options()).unwrap();
+        assert_eq!(contents(&wal, "k").len(), 2);
+        wal.snapshot_in(&copy).unwrap();
+        let before = held(&copy);
+        assert_eq!(before, ["0:1000", "1:2000"]);
+        let mut bytes = wal_bytes(&copy);
+        bytes[900] ^= 1;
+        image.set(SEGMENT, bytes);
+        image.remove("JOURNAL");
+        let sim = SimDir::from_image(&image, 3);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        assert!(contents(&wal, "k").is_empty(), "{:?}", wal.recovery_report());
+        wal.shutdown().unwrap();
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        nothing_goes_from_the_copy(&wal, &copy, &before);
+    }
+}
+
+fn wal_bytes(copy: &SimDir) -> Vec<u8> {
+    copy.image().get(SEGMENT).unwrap().to_vec()
+}
+
+/// A power cut took a segment whose first entry had been refused: nothing is lost, nothing is missed.
+#[test]
+fn a_lost_segment_without_entries_is_no_reason_to_refuse() {
+    let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+    let wal = open(&sim);
+    wal.append_entry("k", None, [1; 3_000], true).unwrap();
+    fail(&sim, CallKind::Write, 1, FaultKind::Error(28), "-0002");
+    wal.append_entry("k", None, [2; 3_000], true).unwrap_err();
+    assert_eq!(sim.faults_hit(), 1);
+    wal.snapshot_in(&copy).unwrap();
+    assert_eq!(held(&copy), ["0:3000"]);
+    let wal = open(&SimDir::from_image(&sim.durable_image(), 3));
+    wal.append_entry("k", None, [3; 10], true).unwrap();
+    wal.snapshot_in(&copy).unwrap();
+    assert_eq!(held(&copy), ["0:3000", "1:10"]);
 }
