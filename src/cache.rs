@@ -126,7 +126,7 @@ impl FileCache {
         open.map(|slot| Arc::clone(&slot.segment)).collect()
     }
 
-    /// Lets a segment go whose file is about to be unlinked. Who works on it still can: the file gets what
+    /// Lets a segment go whose file is unlinked, or about to be. Who works on it still can: the file gets what
     /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {
         if let Some(segment) = self.get(id).filter(|segment| Arc::strong_count(segment) > 2) {

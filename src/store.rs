@@ -95,6 +95,9 @@ pub(crate) struct Store {
     /// Names created and removed so far by this process; marks of `names`.
     name_changes: AtomicU64,
     names: SyncGate,
+    /// Segments that are unlinked and still in the cache: a power cut may bring the files back, so what was promised
+    /// of them stays promised until the directory is synced.
+    unlinked: Mutex<Vec<SegmentId>>,
 }
 
 impl Store {
@@ -140,6 +143,7 @@ impl Store {
             process: Process::current(),
             name_changes: AtomicU64::new(0),
             names: SyncGate::new(0),
+            unlinked: Mutex::default(),
         }
     }
 
@@ -297,6 +301,25 @@ impl Store {
                 Err(WalError::Poisoned { path: self.dir.path().to_owned() })
             }
         }
+    }
+
+    /// Notes that a segment's file is unlinked: see [`Self::sync_unlinked`].
+    pub(crate) fn note_unlinked(&self, id: SegmentId) {
+        self.name_changed();
+        let mut unlinked = self.unlinked.lock().unwrap_or_else(PoisonError::into_inner);
+        unlinked.push(id);
+    }
+
+    /// Returns once all names created and removed so far survive power loss, and lets the unlinked segments go.
+    pub(crate) fn sync_unlinked(&self) -> Result<()> {
+        let mut unlinked = self.unlinked.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut *unlinked);
+        drop(unlinked);
+        self.sync_names(self.latest_name_change())?;
+        for id in gone {
+            self.files.remove(id);
+        }
+        Ok(())
     }
 
     /// The offset of the segment up to which everything survives power loss, its name included.

@@ -50,6 +50,7 @@ impl Stream {
         }
     }
 
+    /// [`Store::sync_unlinked`] comes next.
     pub(super) fn unlink_one(
         &self,
         store: &Store,
@@ -64,16 +65,10 @@ impl Stream {
         store.dir.remove(&self.file_name(sequence)).map_err(|source| {
             WalError::io(&self.path(store, sequence), "remove the segment", source)
         })?;
-        store.name_changed();
+        store.note_unlinked(self.id(sequence));
         catalog.remove(sequence);
         catalog.due = Due::default();
         drop(catalog);
-        let id = self.id(sequence);
-        if store.files.get(id).is_some_and(|segment| segment.is_poisoned()) {
-            // What was promised of it goes round with the journal until no power cut can bring its file back.
-            store.sync_names(store.latest_name_change())?;
-        }
-        store.files.remove(id);
         count(&store.counters.dropped_segments, 1);
         count(&store.counters.dropped_bytes, u64::from(bytes));
         count(&store.counters.dropped_entries, entries);
@@ -125,10 +120,10 @@ impl Stream {
             store.sync_dropped()?;
         }
         for doomed in all {
-            store.sync_names(store.latest_name_change())?;
+            store.sync_unlinked()?;
             self.unlink_one(store, *doomed, report)?;
         }
-        store.sync_names(store.latest_name_change())
+        store.sync_unlinked()
     }
 
     /// Unlinks what crashes have left of earlier drops, by who holds the writer lock.

@@ -116,7 +116,7 @@ impl Wal {
                     false
                 })
             });
-            store.sync_names(store.latest_name_change())?;
+            store.sync_unlinked()?;
         }
         if sure_ms.is_some() {
             store.drops_are_done.store(all && report.is_complete(), Ordering::Relaxed);
