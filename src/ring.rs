@@ -1,7 +1,7 @@
 //! The journal's memory: a file of fixed size that is written round and round, one record behind the
 //! other, under one short lock.
 //!
-//! Positions count bytes since the journal was begun and never go back; a record stands in the file at
+//! Positions count bytes since the directory was opened and never go back; a record stands in the file at
 //! its position modulo the capacity. The records from `tail` to `head` are in use; everything before
 //! `tail` is in the segments, and durable there if somebody was promised that. `free_to` is how far `head`
 //! may go: it lags behind `tail + capacity` as long as a power cut could still make recovery look for
@@ -257,9 +257,11 @@ impl Ring {
     }
 
     /// Space that a record may not use, so that those which end something are hardly ever refused, and never
-    /// the one that makes room for others.
-    fn reserve(&self, body: Body) -> u64 {
+    /// the one that makes room for others. `to_be_carried`: where something is promised, all of that may be of one segment
+    /// whose sync fails, and then it has to find room again.
+    fn reserve(&self, body: Body, to_be_carried: bool) -> u64 {
         match body {
+            Body::Frames | Body::Created if to_be_carried => self.capacity / 2,
             Body::Frames | Body::Created => (self.capacity / 16).max(256),
             Body::Dropped => Record::bytes_for(0),
             Body::Nothing => 0,
@@ -322,12 +324,35 @@ impl Ring {
     pub(crate) fn append(
         &self,
         pieces: &[Piece<'_>],
+        promises: Promises<'_>,
+        placed: impl FnMut(usize, &RecordHeader) -> bool,
+    ) -> io::Result<Outcome> {
+        self.append_leaving_room(true, pieces, promises, placed)
+    }
+
+    /// As [`Self::append`], of what was promised and would leave the journal: into the space that others leave.
+    pub(crate) fn append_again(
+        &self,
+        pieces: &[Piece<'_>],
+        promises: Promises<'_>,
+        placed: impl FnMut(usize, &RecordHeader) -> bool,
+    ) -> io::Result<Outcome> {
+        self.append_leaving_room(false, pieces, promises, placed)
+    }
+
+    #[inline]
+    fn append_leaving_room(
+        &self,
+        leave_room: bool,
+        pieces: &[Piece<'_>],
         (promises, allowed): Promises<'_>,
         mut placed: impl FnMut(usize, &RecordHeader) -> bool,
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
-        let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body)).max().unwrap_or(0);
         let mut state = self.lock();
+        let to_be_carried = leave_room && !(promises.is_empty() && state.segments.is_empty());
+        let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body, to_be_carried));
+        let reserve = reserve.max().unwrap_or(0);
         let end = state.head.saturating_add(bytes);
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);
@@ -441,7 +466,12 @@ impl Ring {
         Ok(())
     }
 
-    /// Copies bytes out. Sure to be those that were stored only for records in use.
+    /// As long as this is held, nobody appends, so that whatever record may be loaded, in use or not.
+    pub(crate) fn hold(&self) -> impl Drop + '_ {
+        self.lock()
+    }
+
+    /// Copies bytes out of records in use, which nobody writes over, or under [`Self::hold`].
     pub(crate) fn load(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         for (offset, range) in self.places(position, buffer.len()) {
             let Some(part @ [_, ..]) = buffer.get_mut(range) else { continue };

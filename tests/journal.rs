@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
@@ -359,6 +359,31 @@ fn a_log_that_syncs_by_itself_makes_all_keys_durable_and_stops_with_the_log() {
     }
 }
 
+/// What a killed process has left in a key that nobody has used since may not be on the disk yet.
+#[test]
+fn a_log_that_syncs_by_itself_covers_keys_that_have_not_been_used_since_a_crash() {
+    let sim = SimDir::new(1);
+    let options = options().journal_bytes(0).check_on_open(false);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+    let keys = ["a", "b", "c"];
+    for key in keys {
+        wal.append_entry(key, None, "0", false).unwrap();
+    }
+    let sim = sim.after_kill();
+    let often = SyncPolicy::Every(Duration::from_millis(1));
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone().sync_policy(often)).unwrap();
+    let all_durable = || {
+        let disk = SimDir::from_image(&sim.durable_image(), 2);
+        let found = Wal::open_in(Arc::new(disk), options.clone()).unwrap();
+        keys.iter().all(|key| found.len(key).unwrap() == 1)
+    };
+    let started = Instant::now();
+    while !all_durable() {
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
+    drop(wal);
+}
+
 // ---- several keys at once ----
 
 fn entry(key: impl AsRef<[u8]>, content: &str) -> (Vec<u8>, Option<Bytes>, Bytes) {
@@ -672,13 +697,13 @@ fn what_had_no_need_to_go_round_yet_does_not_hide_what_did() {
 #[test]
 fn an_entry_on_its_way_when_the_sync_fails_does_not_hide_those_before_it() {
     let sim = SimDir::new(1);
-    let options = || options().journal_bytes(16_384);
+    let options = || options().journal_bytes(32_768);
     let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
     wal.append_entry("other", None, "0", true).unwrap();
     wal.append_entry("broken", None, "0", true).unwrap();
     // With a full disk nothing leaves the journal.
     sim.set_capacity(Some(0));
-    for _ in 0..40 {
+    for _ in 0..45 {
         wal.append_entry("other", None, [7; 200], false).unwrap();
     }
     sim.set_capacity(None);

@@ -62,7 +62,7 @@ impl Store {
                 }
                 false
             };
-            match ring.append(&pieces, (&promise, &unchanged), placed) {
+            match ring.append_again(&pieces, (&promise, &unchanged), placed) {
                 Ok(Outcome::Appended) => return Ok(()),
                 // An append was on its way when the sync failed, or a removal.
                 Ok(Outcome::NotAllowed) => {}

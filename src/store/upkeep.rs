@@ -38,6 +38,9 @@ const SHARES: u64 = 8;
 /// An append moves on the records of so many segments at most, each of which is a system call.
 const SEGMENTS_AT_A_TIME: usize = 32;
 
+/// After so many tries to make room, it is looked at why there is none.
+const ROUNDS: usize = 4;
+
 /// Frames that are to go to the end of a segment.
 pub(crate) struct Frames<'a> {
     pub(crate) segment: &'a Segment,
@@ -139,11 +142,9 @@ impl Store {
             }
             frames.note(header)
         };
-        while self.journal_frames(ring, batch, &pieces, &promises, &mut placed)?
-            != Outcome::Appended
-        {
-            self.room_was_taken(ring, bytes)?;
-        }
+        self.until_there_is_room(ring, bytes, || {
+            self.journal_frames(ring, batch, &pieces, &promises, &mut placed)
+        })?;
         self.move_on_if_due(ring);
         Ok(end)
     }
@@ -199,18 +200,32 @@ impl Store {
             dropped.iter().filter_map(|segment| segment.pending()).for_each(Pending::note_dropped);
             false
         };
-        while self.journal(ring, &piece, NO_PROMISES, &mut placed)? != Outcome::Appended {
-            self.room_was_taken(ring, Record::bytes_for(0))?;
-        }
-        Ok(())
+        self.until_there_is_room(ring, Record::bytes_for(0), || {
+            self.journal(ring, &piece, NO_PROMISES, &mut placed)
+        })
     }
 
-    /// Makes room again for what can only go to the journal, after others have been faster.
-    fn room_was_taken(&self, ring: &Ring, bytes: u64) -> Result<()> {
-        if ring.is_dead() {
-            return Err(WalError::Poisoned { path: ring.path.clone() });
+    /// Appends what can only go to the journal, and makes room again as often as others are faster.
+    fn until_there_is_room(
+        &self,
+        ring: &Ring,
+        bytes: u64,
+        mut append: impl FnMut() -> Result<Outcome>,
+    ) -> Result<()> {
+        for round in 0_usize.. {
+            if append()? == Outcome::Appended {
+                break;
+            }
+            if ring.is_dead() {
+                return Err(WalError::Poisoned { path: ring.path.clone() });
+            }
+            if round >= ROUNDS {
+                // Not others: what is carried has it.
+                self.files.poisoned().first().map_or(Ok(()), |segment| Err(segment.poisoned()))?;
+            }
+            self.make_room(ring, bytes)?;
         }
-        self.make_room(ring, bytes)
+        Ok(())
     }
 
     /// Makes what the journal says of dropped segments survive power loss.
