@@ -234,7 +234,15 @@ impl Segment {
     /// The directory a file says it belongs to, if its header is valid.
     pub(crate) fn directory_id(dir: &dyn Dir, name: &str) -> Result<Option<u64>> {
         let read = || match dir.open(name, OpenMode::Read) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            // None of ours, or dropped by who writes.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
+                ) =>
+            {
+                Ok(None)
+            }
             file => Ok(read_header(&*file?, |_| true)?.ok()),
         };
         let header: io::Result<Option<FileHeader>> = read();
@@ -327,6 +335,16 @@ impl Segment {
 
     pub(crate) fn file_bytes(&self) -> Result<u64> {
         self.content.len().map_err(|source| self.io_error("ask for the length", source))
+    }
+
+    /// Whether the seal that the segment ends with says that everything before it was durable.
+    pub(crate) fn proves_itself(&self) -> Result<bool> {
+        let mut bytes = [0; FrameHeader::BYTES];
+        let offset = self.extent().end.saturating_sub(FrameHeader::BYTES_U32);
+        read_full(&self.content, &mut bytes, u64::from(offset))
+            .map_err(|source| self.io_error("read the seal", source))?;
+        let seal = FrameHeader::from_bytes(&bytes, self.seed, offset);
+        Ok(seal.is_ok_and(|seal| seal.watermark >= offset))
     }
 
     // ---- writing: only under the stream's writer lock ----

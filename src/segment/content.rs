@@ -279,6 +279,7 @@ impl Pending {
 
     /// Copies bytes from `offset` on, which is not in the file, out of the journal; 0 if it is in neither.
     fn read(&self, buffer: &mut [u8], offset: u32) -> io::Result<usize> {
+        let _nobody_appends = self.ring.hold();
         for header in self.unsettled(offset)? {
             let record = &header.record;
             if record.offset <= offset && u64::from(offset) < record.end() {
@@ -351,13 +352,18 @@ impl Content {
         }
     }
 
-    /// Makes durable what the file has.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        let Some(pending) = &self.pending else { return self.file.sync_data() };
-        let settled = pending.settled.load(Ordering::Acquire);
-        self.file.sync_data()?;
-        pending.dirty.fetch_max(settled, Ordering::AcqRel);
-        Ok(())
+    /// Makes durable what the file has, up to the returned position of the journal: see [`Self::note_synced`].
+    pub(crate) fn sync(&self) -> io::Result<u64> {
+        let pending = self.pending.as_ref();
+        let settled = pending.map_or(0, |pending| pending.settled.load(Ordering::Acquire));
+        self.file.sync_data().map(|()| settled)
+    }
+
+    /// Notes that a sync counts: nobody else got an error that it should have had.
+    pub(crate) fn note_synced(&self, settled: u64) {
+        if let Some(pending) = &self.pending {
+            pending.dirty.fetch_max(settled, Ordering::AcqRel);
+        }
     }
 
     /// Writes to the file what is in the journal only. After an error it still is.

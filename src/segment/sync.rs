@@ -8,6 +8,7 @@
     clippy::as_conversions
 )]
 
+use std::cell::Cell;
 use std::io;
 use std::sync::PoisonError;
 
@@ -52,10 +53,16 @@ impl Segment {
         }
         self.dispel_doubt(counters)?;
         let written = || u64::from(self.file_end());
-        let sync =
-            || observe::time_sync(counters, Synced::Segment, &self.path, || self.content.sync());
+        let settled = Cell::new(0);
+        let sync = || {
+            let sync = || self.content.sync().map(|position| settled.set(position));
+            observe::time_sync(counters, Synced::Segment, &self.path, sync)
+        };
         match self.gate.wait_durable(u64::from(end), written, sync) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.content.note_synced(settled.get());
+                Ok(())
+            }
             Err(SyncError::Failed(source)) => Err(self.sync_failed(source)),
             Err(SyncError::Poisoned) => Err(self.poisoned()),
         }
