@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::hooked::HookedDir;
 use common::{EPOCH_MS, Random, content};
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{ManualClock, Wal, WalError, WalOptions, WalReader, restore_in, verify_in};
@@ -603,4 +604,49 @@ fn a_reader_is_told_when_what_it_wants_next_has_been_dropped() {
     assert_eq!(reader.entries_from("key", oldest).unwrap().count() as u64, 10 - oldest);
     // Who wants whatever there is says so.
     assert_eq!(reader.entries("key").unwrap().range(2..).count() as u64, 10 - oldest);
+}
+
+/// The first segment of a key has no header yet when a reader comes by, and all of its entries, with the next one behind
+/// it, when the reader looks again.
+#[test]
+fn a_reader_that_meets_a_creation_does_not_begin_behind_it() {
+    for (journal, restored) in [(0, false), (0, true), (1 << 16, false), (1 << 16, true)] {
+        let sim = SimDir::new(1);
+        let options = || options(journal).max_entry_bytes(3_000);
+        let dir = HookedDir::new(&sim, "k-");
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+        wal.append_entry("other", None, "x", true).unwrap();
+        let (begun, has_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        dir.before_write(move || {
+            begun.send(()).unwrap();
+            may_go.recv().unwrap();
+        });
+        let writer = thread::spawn(move || {
+            for _ in 0..3 {
+                wal.append_entry("k", None, [7; 2_500], true).unwrap();
+            }
+        });
+        has_begun.recv().unwrap();
+        let seen = HookedDir::new(&sim, "k-");
+        let finish = move || {
+            go.send(()).unwrap();
+            writer.join().unwrap();
+        };
+        let found: Vec<u64> = if restored {
+            let (copy, again) = (SimDir::new(2), seen.clone());
+            // Listed for the journal first, and then for the names.
+            seen.before_list(move || again.before_list(finish));
+            restore_in(Arc::new(seen), &copy, None).unwrap();
+            let copy = Wal::open_in(Arc::new(copy), options()).unwrap();
+            copy.entries("k").unwrap().map(|entry| entry.unwrap().index).collect()
+        } else {
+            let reader = WalReader::open_in(Arc::new(seen.clone()), options()).unwrap();
+            seen.before_list(finish);
+            reader.entries("k").unwrap().map(|entry| entry.unwrap().index).collect()
+        };
+        // What only the journal had then is not looked for again.
+        assert!(journal > 0 || !found.is_empty(), "the hooks did not meet it");
+        assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>(), "{journal}, {restored}");
+    }
 }

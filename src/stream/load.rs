@@ -64,6 +64,7 @@ impl Stream {
         store.check_open()?;
         let distrust = store.past != Past::Clean;
         let named = sequences.clone();
+        let mut headerless = None;
         while let Some(sequence) = sequences.last().copied() {
             let id = self.id(sequence);
             let path = store.dir.path().join(id.file_name(&label));
@@ -89,13 +90,17 @@ impl Stream {
                     let bytes = file.and_then(|file| file.len()).unwrap_or(0);
                     findings.interrupted(path, bytes, reason);
                     store.note_interrupted(&id.file_name(&label));
+                    headerless = Some(sequence);
                 }
                 // Dropped by who writes. If that was the last one listed, there is a newer one by now, or the
                 // key was removed.
                 Err(OpenError::Header(GONE)) if store.reading.is_some() => {}
                 // Somebody has opened the directory since, and this is being created.
                 Err(OpenError::Header(NO_HEADER))
-                    if store.reading.is_some() && !distrust && !store.is_still_closed()? => {}
+                    if store.reading.is_some() && !distrust && !store.is_still_closed()? =>
+                {
+                    headerless = Some(sequence);
+                }
                 // None of ours, whatever its name.
                 Err(OpenError::Header(what @ "not a regular file")) => {
                     let what = what.to_owned();
@@ -115,8 +120,16 @@ impl Stream {
             // The first one that came since. Of those behind it, the journal may have had more when it was
             // copied than they have now, and less than they have had since.
             let since = named.last().map_or(0, |last| last.saturating_add(1));
-            if let Some(first) = self.list_again(store, since..=u32::MAX)?.first() {
-                self.catalog().sequences = [*first].into();
+            // One that was being created has its header by now if there is another one behind it.
+            let created = |sequence: u32| {
+                let (id, overlay) = (self.id(sequence), store.journal_of(self.id(sequence)));
+                let (access, directory_id) = (store.access(distrust), store.directory_id);
+                Segment::open(&*store.dir, id, &label, directory_id, access, None, overlay).is_ok()
+            };
+            let listed = self.list_again(store, headerless.unwrap_or(since)..=u32::MAX)?;
+            let first = listed.into_iter().find(|found| *found >= since || created(*found));
+            if let Some(first) = first {
+                self.catalog().sequences = [first].into();
                 return self.load(store, writer);
             }
         }
