@@ -12,7 +12,7 @@ use keywal::{
     WalOptions,
 };
 
-use common::logs::fail;
+use common::logs::{SEGMENT, fail};
 
 mod common;
 
@@ -622,5 +622,40 @@ fn a_clean_shutdown_protects_a_key_until_it_is_used_again() {
         assert!(!report.clean && report.torn.is_empty(), "{report:?}");
         let whole = wal.enumerate_records("cold").unwrap().flatten().count();
         assert_eq!((whole, wal.next_index("cold").unwrap()), (49, 50), "journal {journal_bytes}");
+    }
+}
+
+/// A seal is written before its segment is synced, so that it proves nothing: if no successor could be created, or a power
+/// cut took it, a shutdown makes one.
+#[test]
+fn a_clean_shutdown_protects_a_key_that_ends_with_a_seal() {
+    for (journal_bytes, full) in [(0, true), (0, false), (65_536, true), (65_536, false)] {
+        let sim = SimDir::new(1);
+        let options = direct().max_segment_bytes(4_096).journal_bytes(journal_bytes);
+        let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+        let wal = open(&sim);
+        for number in 1..3 {
+            wal.append_entry("k", None, vec![number; 1_000], false).unwrap();
+        }
+        if full {
+            fail(&sim, CallKind::Create, 0, FaultKind::Error(28), "k-");
+        }
+        assert_eq!(wal.append_entry("k", None, [3; 3_000], false).is_err(), full);
+        let sim = if full { sim } else { SimDir::from_image(&sim.durable_image(), 2) };
+        let wal = if full { wal } else { open(&sim) };
+        assert_eq!(contents(&wal, "k").len(), 2);
+        wal.shutdown().unwrap();
+        let wal = open(&sim);
+        assert!(wal.recovery_report().clean);
+        drop(wal);
+        let mut image = sim.after_kill().image();
+        let mut bytes = image.get(SEGMENT).unwrap().to_vec();
+        bytes[900] ^= 1;
+        image.set(SEGMENT, bytes);
+        let wal = open(&SimDir::from_image(&image, 4));
+        let report = wal.recovery_report();
+        assert!(!report.clean && report.torn.is_empty(), "{report:?}");
+        let whole = wal.enumerate_records("k").unwrap().flatten().count();
+        assert_eq!((whole, wal.next_index("k").unwrap()), (1, 2), "journal {journal_bytes}");
     }
 }

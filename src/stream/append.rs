@@ -305,15 +305,23 @@ impl Stream {
             Phase::Active { marked: false } | Phase::Stale | Phase::Ended { .. } => {}
         }
         let mut segment = self.segment_to_append(store, writer)?;
-        match writer.phase {
-            Phase::Stale | Phase::Ended { sealed: true } => {
-                self.seal(store, writer, &segment)?;
-                return store.make_file_durable(&segment, segment.extent().end).map(|()| true);
+        if matches!(writer.phase, Phase::Stale | Phase::Ended { sealed: true }) {
+            self.seal(store, writer, &segment)?;
+            store.make_file_durable(&segment, segment.extent().end)?;
+            if segment.proves_itself()? {
+                return Ok(true);
             }
-            Phase::Ended { sealed: false } => {
-                segment = self.rotate(store, writer, &segment, store.now_ms())?;
-            }
-            _ => {}
+        }
+        if matches!(writer.phase, Phase::Ended { .. }) {
+            // What comes behind it proves it.
+            segment = match self.rotate(store, writer, &segment, store.now_ms()) {
+                Err(WalError::StorageFull { .. })
+                    if writer.phase == (Phase::Ended { sealed: true }) =>
+                {
+                    return Ok(true);
+                }
+                successor => successor?,
+            };
         }
         if segment.is_poisoned() {
             return Err(segment.poisoned());
