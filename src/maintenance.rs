@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::options::SyncPolicy;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, Ordering};
+use crate::recovery;
 use crate::store::Store;
 use crate::streams::Streams;
 
@@ -58,6 +59,10 @@ impl Maintenance {
             return;
         }
         for thread in threads {
+            // Whom it wakes may let the last handle go: then it ends by itself.
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
             thread.thread().unpark();
             // It does not panic; and if it did, what it was for would be done by others.
             let _ = thread.join();
@@ -78,6 +83,6 @@ fn keep_syncing(store: &Store, streams: &Streams, interval: Duration, over: &Ato
         if over.load(Ordering::Acquire) {
             return;
         }
-        let _ = streams.make_durable(store);
+        let _ = recovery::check_rest(store, streams).and(streams.make_durable(store));
     }
 }

@@ -3,15 +3,16 @@
 #![cfg(feature = "async")]
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
-use keywal::{EntryRef, Follow, Wal, WalError, WalOptions, WhenDurable};
+use keywal::{EntryRef, Follow, SyncPolicy, Wal, WalError, WalOptions, WhenDurable};
 
 /// Longer than any test takes: a task that waits so long has not been woken.
 const FOR_EVER: Duration = Duration::from_secs(60);
@@ -223,4 +224,56 @@ fn an_entry_of_a_file_that_was_closed_unsynced_becomes_durable() {
     block_on(wal.when_durable(made)).unwrap();
     wal.shutdown().unwrap();
     server.join().unwrap().unwrap();
+}
+
+/// As an executor does that has been shut down: the task goes when it is woken, with the last handle of the log, on the
+/// log's own thread.
+#[test]
+fn the_log_may_end_on_the_thread_that_wakes_a_task() {
+    type Task = Pin<Box<dyn Future<Output = keywal::Result<()>> + Send>>;
+    struct Gone(Mutex<Option<Task>>, mpsc::Sender<&'static str>);
+    impl Wake for Gone {
+        fn wake(self: Arc<Self>) {
+            let task = self.0.lock().unwrap().take();
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(task)));
+            self.1.send(if dropped.is_ok() { "dropped" } else { "panicked" }).unwrap();
+        }
+    }
+    let every = SyncPolicy::Every(Duration::from_millis(200));
+    let (sim, wal) = open(direct().sync_policy(every));
+    let reference = wal.append_entry("k", None, "0", false).unwrap();
+    let task: Task = Box::pin(WhenDurable::new(wal, reference));
+    let (says, said) = mpsc::channel();
+    let gone = Arc::new(Gone(Mutex::new(Some(task)), says));
+    let waker = Waker::from(Arc::clone(&gone));
+    let mut task = gone.0.lock().unwrap();
+    let polled = task.as_mut().unwrap().as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    drop(task);
+    assert_eq!(said.recv_timeout(FOR_EVER).unwrap(), "dropped");
+    let again = Wal::open_in(Arc::new(sim), direct()).unwrap();
+    assert_eq!(again.len("k").unwrap(), 1);
+}
+
+/// The file of a key cannot even be opened for its sync: no segment has an error to tell.
+#[test]
+fn a_future_whose_sync_could_not_begin_is_told() {
+    for journal in [0, 1 << 16] {
+        let (sim, wal) = open(WalOptions::default().journal_bytes(journal).max_open_files(1));
+        let append = |key| wal.append_entry(key, None, "x", false).unwrap();
+        let reference = append("k");
+        append("other");
+        let waits = wal.when_durable(reference);
+        let mut waits = std::pin::pin!(waits);
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        append("other");
+        append("another");
+        fail(&sim, CallKind::Open, Some("k-"));
+        let server = Arc::clone(&wal);
+        let server = thread::spawn(move || server.serve_syncs());
+        // It was durable in the meantime, or asks once more and is, or it is told the error.
+        let _told = block_on(waits);
+        wal.shutdown().unwrap();
+        server.join().unwrap().unwrap();
+    }
 }

@@ -4,11 +4,16 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
 
 use super::Wal;
 use crate::entry::EntryRef;
 use crate::error::{Result, WalError};
 use crate::watch::{End, Watcher};
+
+/// After an error that may last.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Ready once an entry survives power loss, as if it had been appended with
 /// [`Disk`](crate::Durability::Disk); see [`Wal::when_durable`].
@@ -80,8 +85,12 @@ impl Wal {
         store.check_process()?;
         while let Some(hash) = store.watch.wanted() {
             let Some(stream) = self.streams.by_hash(hash) else { continue };
-            // Errors stay with the segment or the directory, and wake who waits.
-            let _ = stream.sync(store);
+            // An error stays with the segment or the directory, unless the file could not even be opened.
+            if stream.sync(store).is_err() {
+                // Whoever waits may ask again at once, and for as long as it lasts.
+                thread::sleep(PAUSE);
+                store.watch.changed(hash);
+            }
         }
         Ok(())
     }
