@@ -5,7 +5,7 @@
 //! itself. The C library's `fork` can count instead; what forks without it is noticed at the next sync or
 //! new segment, where the number is asked for.
 //!
-//! The one file of the crate with `unsafe`: a single call of the C library.
+//! Beside `fs/map.rs`, the one file of the crate with `unsafe`: a single call of the C library.
 
 #![allow(unsafe_code)]
 

@@ -102,8 +102,8 @@ pub trait File: Send + Sync + Debug {
         Ok(false)
     }
 
-    /// Extends the file to `bytes` and reserves the space on disk. After an error the file may have
-    /// grown.
+    /// Extends the file to `bytes` and reserves the space on disk, for what it shares with a copy, too. After an error
+    /// the file may have grown.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 
     /// Lets go of cached pages that are not dirty, so that later reads see what the disk holds.

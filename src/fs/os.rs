@@ -19,6 +19,10 @@ use rustix::io::Errno;
 use super::map::Map;
 use super::{Dir, File, LOCK_NAME, Lock, Mapping, OpenMode};
 
+/// File systems that never write in place, by their magic numbers (`statfs(2)`): Btrfs, bcachefs, ZFS.
+#[cfg(target_os = "linux")]
+const COPY_ON_WRITE: [rustix::fs::FsWord; 3] = [0x9123_683E, 0xCA45_1A4E, 0x2FC1_2FC1];
+
 /// A directory held open by descriptor: renaming it while it is in use changes nothing.
 #[derive(Debug)]
 pub struct OsDir {
@@ -215,7 +219,15 @@ impl File for OsFile {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         // Not through fs2: its `allocate` reports a stale `errno` instead of what went wrong.
         #[cfg(not(target_vendor = "apple"))]
-        rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+        {
+            use rustix::fs::{FallocateFlags, fallocate};
+            fallocate(&self.0, FallocateFlags::empty(), 0, bytes)?;
+            // What a copy shares needs space when it is written to. Few file systems can do this.
+            match fallocate(&self.0, FallocateFlags::UNSHARE_RANGE, 0, bytes) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {}
+                unshared => unshared?,
+            }
+        }
         #[cfg(target_vendor = "apple")]
         fs2::FileExt::allocate(&self.0, bytes)?;
         Ok(())
@@ -228,6 +240,12 @@ impl File for OsFile {
     }
 
     fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>> {
+        // Where nothing is ever written in place, no space can be reserved for a store, and on a full disk it would be
+        // the end of the process.
+        #[cfg(target_os = "linux")]
+        if COPY_ON_WRITE.contains(&rustix::fs::fstatfs(&self.0)?.f_type) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Ok(Box::new(Map::new(&self.0, bytes)?))
     }
 }
