@@ -1,16 +1,17 @@
-//! A simulated directory in which something happens before a file, or the directory itself, is synced, or a file
-//! written to.
+//! A simulated directory in which something happens before a file, or the directory itself, is synced, a file
+//! written to, or the directory listed; or around each call that changes something.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use keywal::fs::sim::SimDir;
+use keywal::fs::sim::{CallKind, SimDir};
 use keywal::fs::{Dir, File, Lock, Mapping, OpenMode};
 
 type Hook = Box<dyn FnOnce() + Send>;
+type EachHook = Box<dyn Fn(CallKind, &str) + Send + Sync>;
 
 /// In place of a part of a file's name: the directory itself.
 pub const DIRECTORY: &str = "/";
@@ -22,12 +23,15 @@ pub struct HookedDir {
     part: &'static str,
     hook: Arc<Mutex<Option<Hook>>>,
     write_hook: Arc<Mutex<Option<Hook>>>,
+    list_hook: Arc<Mutex<Option<Hook>>>,
+    each_hook: Arc<OnceLock<EachHook>>,
 }
 
 impl HookedDir {
     /// With hooks in the files that have `part` in their names.
     pub fn new(sim: &SimDir, part: &'static str) -> Self {
-        Self { sim: sim.clone(), part, hook: Arc::default(), write_hook: Arc::default() }
+        let (hook, write_hook, list_hook, each_hook) = Default::default();
+        Self { sim: sim.clone(), part, hook, write_hook, list_hook, each_hook }
     }
 
     /// Does this once, right before the next sync of such a file.
@@ -38,6 +42,23 @@ impl HookedDir {
     /// Does this once, right before the next write to such a file.
     pub fn before_write(&self, hook: impl FnOnce() + Send + 'static) {
         *self.write_hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Does this once, right before the directory is listed the next time.
+    pub fn before_list(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.list_hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Does this from now on, told the call and the name of the file: right before each write to and sync of such a
+    /// file, each creation, removal, and sync of the directory; and behind each removal.
+    pub fn at_each_call(&self, hook: impl Fn(CallKind, &str) + Send + Sync + 'static) {
+        assert!(self.each_hook.set(Box::new(hook)).is_ok(), "there is one already");
+    }
+
+    fn call(&self, kind: CallKind, name: &str) {
+        if let Some(hook) = self.each_hook.get() {
+            hook(kind, name);
+        }
     }
 }
 
@@ -57,26 +78,33 @@ impl Dir for HookedDir {
     }
 
     fn list(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
+        run(&self.list_hook);
         self.sim.list(each)
     }
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        if mode == OpenMode::CreateNew {
+            self.call(CallKind::Create, name);
+        }
         let file = Dir::open(&self.sim, name, mode)?;
         if !name.contains(self.part) {
             return Ok(file);
         }
-        let (hook, write_hook) = (Arc::clone(&self.hook), Arc::clone(&self.write_hook));
-        Ok(Box::new(HookedFile { file, hook, write_hook }))
+        Ok(Box::new(HookedFile { file, name: name.to_owned(), dir: self.clone() }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.sim.remove(name)
+        self.call(CallKind::Remove, name);
+        let removed = self.sim.remove(name);
+        self.call(CallKind::Remove, name);
+        removed
     }
 
     fn sync(&self) -> io::Result<()> {
         if self.part == DIRECTORY {
             run(&self.hook);
         }
+        self.call(CallKind::SyncDir, DIRECTORY);
         Dir::sync(&self.sim)
     }
 
@@ -87,8 +115,8 @@ impl Dir for HookedDir {
 
 struct HookedFile {
     file: Box<dyn File>,
-    hook: Arc<Mutex<Option<Hook>>>,
-    write_hook: Arc<Mutex<Option<Hook>>>,
+    name: String,
+    dir: HookedDir,
 }
 
 impl fmt::Debug for HookedFile {
@@ -103,12 +131,14 @@ impl File for HookedFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        run(&self.write_hook);
+        run(&self.dir.write_hook);
+        self.dir.call(CallKind::Write, &self.name);
         self.file.write_at(parts, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        run(&self.hook);
+        run(&self.dir.hook);
+        self.dir.call(CallKind::SyncData, &self.name);
         self.file.sync_data()
     }
 
