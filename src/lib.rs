@@ -313,9 +313,11 @@
 //! - **NFS, FUSE, overlay** and other file systems that are not local: best effort.
 //! - Disks that lie about flushes, faults of the memory, loss of the whole directory. A log is one copy:
 //!   see [Backup](#backup).
-//! - **A journal that is cut off while it is mapped**, or whose pages the disk cannot read back: the process
-//!   dies of `SIGBUS`. Nothing is lost that the disk still has.
-//! - A forked child may read, but not write: [`Forked`](WalError::Forked).
+//! - **A journal that is cut off while it is mapped**, whose pages the disk cannot read back, or whose blocks a copy
+//!   shares that was made while the log was open (`cp --reflink`, as `cp` does on XFS; not [`snapshot`](Wal::snapshot)),
+//!   once the disk is full: the process dies of `SIGBUS`. Nothing is lost that the disk still has.
+//! - A forked child may read, if no other thread was in a call of the log at the moment of the fork: such a thread's
+//!   locks stay locked in the child. It may not write: [`Forked`](WalError::Forked).
 //!
 //! # Retention
 //!

@@ -48,10 +48,12 @@ pub enum SyncPolicy {
     /// shutdown.
     #[default]
     OnDemand,
-    /// A thread of the log's own calls [`sync`](crate::Wal::sync) so often, which costs nothing where nothing was
-    /// appended. Power loss then takes what came in such an interval at most, and in the time a sync takes. A sync that
+    /// A thread of the log's own calls [`sync`](crate::Wal::sync), and again so long after that is done; it costs
+    /// nothing where nothing was appended. Power loss then takes what came in such an interval at most, and in the
+    /// time a sync takes. A sync that
     /// fails poisons the keys concerned, as one that was asked for: the next append to one of them says so, and
-    /// [`health`](crate::Wal::health) does. At least one millisecond.
+    /// [`health`](crate::Wal::health) does. (If it was that of the directory, `Disk` appends to keys with new segments
+    /// say so, and `health`.) At least one millisecond. Who forks meanwhile may find a lock held in the child.
     Every(Duration),
 }
 
@@ -119,8 +121,9 @@ pub struct WalOptions {
     /// How many segment files are held open. Default 512: half of the usual limit of 1024 descriptors
     /// per process. At least 1. With more keys than this being appended to in turn, an append has to open
     /// its file and to close that of another key first, some microseconds; where that one has entries which
-    /// were appended with [`Durability::Disk`], also to sync it, a flush of the device: give as many as there
-    /// are keys in use at once, if the process's limit allows. A file that was closed unsynced is read back
+    /// were appended with [`Durability::Disk`], also to sync it, a flush of the device: give twice as many as there
+    /// are keys in use at once, if the process's limit allows (a segment that has ended stays open until the journal
+    /// has let go of it). A file that was closed unsynced is read back
     /// once it is synced. A thread that reads may hold one more, and files with a failed sync are never
     /// closed.
     pub max_open_files: usize,
@@ -133,8 +136,11 @@ pub struct WalOptions {
 
     /// Size of the journal: a file of fixed size through which small entries go to their segments. An
     /// append then costs a copy instead of a system call, and survives the death of the process all the
-    /// same; durable appends of any number of keys share one sync, and a new segment needs no sync of its
-    /// own. Only with a journal can entries of several keys be [appended together](crate::Wal::append_many).
+    /// same; durable appends of any number of keys share one sync, and the name of a new segment needs none of
+    /// its own. (That what the segment before it has survives power loss is waited for all the same.) Only with a journal can entries of several keys be [appended together](crate::Wal::append_many).
+    ///
+    /// Mapped into memory, but on file systems that never write in place (Btrfs, bcachefs, ZFS): there it is written, and
+    /// an append costs a system call.
     ///
     /// A power of two from 4 KiB to 1 GiB, all of which is reserved at once and read after a crash. Default
     /// 4 MiB: room for some 25,000 entries of 100 bytes. 64 MiB suits thousands of keys in use at once: the

@@ -202,7 +202,7 @@ pub struct Stats {
     pub appended_bytes: u64,
     /// Entries read.
     pub read_entries: u64,
-    /// Syncs of segments and of the directory.
+    /// Syncs of segments, of the journal and of the directory.
     pub syncs: u64,
     /// Time they took.
     pub sync_time: Duration,

@@ -1,6 +1,7 @@
 //! What the journal carries on, or what a segment that left it still finds there: bugs of a third review.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
@@ -193,42 +194,96 @@ fn a_journal_that_waits_for_one_segment_has_room_to_carry_it() {
     }
 }
 
-/// Between the unlink of a segment and the sync that makes it last, the journal comes round without what was promised
-/// of the segment: a power cut then finds the file again, and damage in it.
+/// The sync that fails takes its time. Meanwhile somebody else goes on with the same key, until the journal has no room
+/// to carry all of that.
 #[test]
-fn a_power_cut_behind_the_unlink_finds_no_damage_in_what_was_dropped() {
-    for at in 1..6 {
+fn a_journal_that_fills_while_a_sync_fails_has_room_to_carry_what_is_in_it() {
+    for thread in [false, true] {
         let sim = SimDir::new(1);
-        let clock = Arc::new(ManualClock::new(NOW));
-        let options = || {
-            WalOptions::with_retention(Duration::from_secs(100))
-                .journal_bytes(64 << 10)
-                .clock(clock.clone())
-        };
-        let dir = HookedDir::new(&sim, DIRECTORY);
-        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
-        for n in 0..4 {
-            clock.advance(Duration::from_secs(15));
-            wal.append_entry("k", None, vec![n; 3_000], true).unwrap();
-        }
-        wal.sync().unwrap();
-        fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0002");
-        let busy = |wal: &Wal| {
-            for _ in 0..2_000 {
-                wal.append_entry("busy", None, "x", false).unwrap();
+        let dir = HookedDir::new(&sim, "k-af63e64c8601fd8a-0001");
+        let options = options(64 << 10).maintenance_thread(thread);
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+        wal.append_entry("other", None, "0", true).unwrap();
+        wal.append_entry("k", None, "0", true).unwrap();
+        fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0001");
+        let (appender, (done, is_done)) = (Arc::clone(&wal), mpsc::channel());
+        dir.before_sync(move || {
+            let append = move || (0..200).try_for_each(|_| append_1_kb(&appender, "k"));
+            let thread = thread::spawn(append);
+            // Until it has no room any more, or is done.
+            thread::sleep(Duration::from_millis(200));
+            done.send(thread).unwrap();
+        });
+        let thread = loop {
+            append_1_kb(&wal, "other").unwrap();
+            if let Ok(thread) = is_done.try_recv() {
+                break thread;
             }
         };
-        busy(&wal);
+        let _refused = thread.join().unwrap();
         assert_eq!(sim.faults_hit(), 1);
-        wal.sync().ok();
-        let cut = Arc::new(Mutex::new(None));
-        arm(&dir, at, &wal, &sim, &cut);
-        wal.truncate_before("k", 3).unwrap();
-        let Some(cut) = cut.lock().unwrap().take() else { continue };
-        let wal = Wal::open_in(Arc::new(cut), options()).unwrap();
-        let found: Vec<_> =
-            wal.entries("k").unwrap().map(|entry| entry.map(|entry| entry.index)).collect();
-        assert!(found.iter().all(Result::is_ok), "sync {at}: {found:?}");
+        for round in 0..100 {
+            append_1_kb(&wal, "other").unwrap();
+            let together = wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true);
+            assert!(together.is_ok(), "{round}: {together:?}");
+            let removed = wal.remove_key("a");
+            assert!(removed.is_ok(), "{round}: {removed:?}");
+        }
+    }
+}
+
+fn append_1_kb(wal: &Wal, key: &str) -> keywal::Result<()> {
+    wal.append_entry(key, None, [7; 1_000], false).map(drop)
+}
+
+/// Between the unlink of a segment and the sync that makes it last, the journal comes round without what was promised
+/// of the segment, whose sync has failed or is yet to come: a power cut then finds the file again, and damage in it.
+#[test]
+fn a_power_cut_behind_the_unlink_finds_no_damage_in_what_was_dropped() {
+    for (at, broken) in (1..6).flat_map(|at| [(at, true), (at, false)]) {
+        for dropped_by in ["truncate_before", "compact"] {
+            let sim = SimDir::new(1);
+            let clock = Arc::new(ManualClock::new(NOW));
+            let options = || {
+                WalOptions::with_retention(Duration::from_secs(100))
+                    .journal_bytes(64 << 10)
+                    .clock(clock.clone())
+            };
+            let dir = HookedDir::new(&sim, DIRECTORY);
+            let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
+            for n in 0..4 {
+                clock.advance(Duration::from_secs(15));
+                wal.append_entry("k", None, vec![n; 3_000], false).unwrap();
+                wal.sync().unwrap();
+            }
+            if broken {
+                fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0002");
+                for _ in 0..2_000 {
+                    wal.append_entry("busy", None, "x", false).unwrap();
+                }
+                assert_eq!(sim.faults_hit(), 1);
+                wal.sync().ok();
+            }
+            let cut = Arc::new(Mutex::new(None));
+            if dropped_by == "compact" {
+                clock.advance(Duration::from_secs(90));
+            }
+            wal.append_entry("busy", None, "x", false).unwrap();
+            arm(&dir, at, &wal, &sim, &cut);
+            match dropped_by {
+                "compact" => wal.compact(),
+                _ => wal.truncate_before("k", 3),
+            }
+            .unwrap();
+            let Some(cut) = cut.lock().unwrap().take() else { continue };
+            let wal = Wal::open_in(Arc::new(cut), options()).unwrap();
+            let found: Vec<_> =
+                wal.entries("k").unwrap().map(|entry| entry.map(|entry| entry.index)).collect();
+            assert!(
+                found.iter().all(Result::is_ok),
+                "{dropped_by}, sync {at}, {broken}: {found:?}"
+            );
+        }
     }
 }
 
@@ -246,4 +301,29 @@ fn arm(dir: &HookedDir, at: usize, wal: &Arc<Wal>, sim: &SimDir, cut: &Cut) {
         }
         *cut.lock().unwrap() = Some(SimDir::from_image(&sim.durable_image(), 3));
     });
+}
+
+/// The sync of a segment, for which its promised entry is to leave the journal, succeeds, as somebody else has got the
+/// error that the kernel reports once. The segment knows; what goes round with the journal has to, too.
+#[test]
+fn a_sync_whose_error_somebody_else_got_lets_nothing_leave_the_journal() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "k-");
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(16 << 10)).unwrap());
+    wal.append_entry("k", None, "0", true).unwrap();
+    wal.append_entry("busy", None, "x", true).unwrap();
+    let (other, faults) = (Arc::clone(&wal), sim.clone());
+    dir.before_sync(move || {
+        fail(&faults, CallKind::Write, 0, EIO, "k-");
+        fail(&faults, CallKind::SyncData, 0, EIO, "k-");
+        // Too large for the journal; what was written is cut off, and that synced.
+        other.append_entry("k", None, vec![7; 100_000], false).unwrap_err();
+    });
+    for _ in 0..2_000 {
+        wal.append_entry("busy", None, [1; 100], true).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 2);
+    let cut = SimDir::from_image(&sim.durable_image(), 3);
+    let wal = Wal::open_in(Arc::new(cut), options(16 << 10)).unwrap();
+    assert_eq!(contents(&wal, "k"), ["0"], "{:?}", wal.recovery_report());
 }

@@ -6,8 +6,9 @@
 # unnoticed, a patch no longer applies or does not compile, or a test fails without any bug, so that
 # it proves nothing.
 #
-#   tests/planted.sh            all of them: a few minutes
+#   tests/planted.sh            all of them: an hour
 #   tests/planted.sh retried    those with this in their name
+#   tests/planted.sh --check    only whether all of them can be planted
 #
 # All builds are in `planted` below CARGO_TARGET_DIR, or target: not beside builds of the tree itself, which cargo
 # takes for the same package, and which it would not build again. KEYWAL_TREE: another tree.
@@ -29,7 +30,7 @@ fresh() {
 }
 
 # Builds and runs the tests that $1 names, which is [NAME=VALUE] TARGET.. [FILTER]. 0: they pass, 1:
-# they fail, 2: they do not compile, or there are none.
+# they fail, 2: they do not compile, or there are none, 3: they take too long.
 run() {
     local settings=() words=() word
     for word in $1; do
@@ -40,10 +41,21 @@ run() {
     (cd "$copy/tree" && env "${settings[@]}" cargo test --release --quiet --no-run "${target[@]}") \
         >"$log" 2>&1 || return 2
     (cd "$copy/tree" && timeout 300 env "${settings[@]}" cargo test --release --quiet "${words[@]}") \
-        >"$log" 2>&1 || return 1
+        >"$log" 2>&1 || return $(($? == 124 ? 3 : 1))
     # A filter that names no test catches nothing.
     grep -q '^running [1-9]' "$log" || return 2
 }
+
+if [[ ${1:-} == --check ]]; then
+    fresh
+    for patch in "$repository"/tests/planted/*.patch; do
+        if ! patch -d "$copy/tree" -p1 -s -F3 --dry-run <"$patch"; then
+            echo "DOES NOT APPLY: $patch"
+            failed=1
+        fi
+    done
+    exit $failed
+fi
 
 patches=("$repository"/tests/planted/*"${1:-}"*.patch)
 mapfile -t runs < <(sed -n 's/^# run: //p' "${patches[@]}" | sort -u)
@@ -71,6 +83,7 @@ for patch in "${patches[@]}"; do
         case $? in
         0) verdict=MISSED failed=1 ;;
         1) verdict=${red[$words]:+"NO PROOF"} verdict=${verdict:-caught} ;;
+        3) verdict="TOO SLOW" failed=1 ;;
         *) verdict="DOES NOT COMPILE" failed=1 ;;
         esac
     fi

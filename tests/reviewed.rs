@@ -979,7 +979,7 @@ fn a_sync_of_all_keys_does_not_miss_one_that_is_opened_meanwhile() {
 fn a_file_gets_nothing_while_its_records_go_round() {
     let sim = SimDir::new(1);
     let dir = HookedDir::new(&sim, "broken-");
-    let options = options().journal_bytes(16_384);
+    let options = options().journal_bytes(32_768);
     let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
     let append = |key: &str, durable| wal.append_entry(key, None, [7; 200], durable).unwrap();
     let first = append("broken", true);

@@ -8,11 +8,11 @@
 //!
 //! | option | for a broker | because |
 //! |---|---|---|
-//! | [`max_open_files`] | more than partitions in use, with `ulimit -n` above it | beyond it an append closes the file of another partition, and syncs it where it has `Disk` entries |
+//! | [`max_open_files`] | twice the partitions in use, with `ulimit -n` above it | beyond it an append closes the file of another partition, and syncs it where it has `Disk` entries. Twice, as the segment that a window has ended stays open until the journal has let go of it |
 //! | [`journal_bytes`] | 64 MiB with thousands of partitions | the more of a partition's entries go to its segment with one write, the better |
 //! | [`maintenance_thread`] | `true` | appends move the journal on only if the thread falls behind: shorter tails of latency |
 //! | [`check_on_open`] | `false` with very many | after a crash, a partition is checked when it is first used |
-//! | [`segments_per_retention_period`] | as it is | more segments: expired entries go sooner, and there are more files |
+//! | [`segments_per_retention_period`] | as it is | more segments: expired entries go sooner, there are more files, and ending a segment costs a sync in the append that does |
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -58,11 +58,12 @@
 //!
 //! let partition = format!("orders/{}", partition_of("customer-7", 8));
 //! let header = Some(Bytes::from("type=ordered"));
-//! wal.append_entry(&partition, header.clone(), "three pens", true)?;
+//! let (offset, reference) = wal.append_indexed(&partition, header.clone(), "three pens", true)?;
+//! assert_eq!(wal.get(&partition, offset)?, Some(wal.read_entry(reference)?));
 //! let batch = ["two books", "a lamp"].map(|content| (header.clone(), Bytes::from(content)));
-//! let references = wal.append_batch(&partition, batch, true)?;
-//! // The offset, if the producer wants to know it.
-//! assert_eq!(wal.read_entry(references[1])?.index, 2);
+//! // With the offset of the first, if the producer wants to know it.
+//! let (offset, references) = wal.append_batch_indexed(&partition, batch, true)?;
+//! assert_eq!(wal.read_entry(references[1])?.index, offset + 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -120,7 +121,8 @@
 //! ```
 //!
 //! A consumer in another process on the machine reads with a [`WalReader`](crate::WalReader) and commits by way
-//! of the broker: one process writes. Replay for a new group is `follow` from [`first_index`], or from
+//! of the broker: one process writes. Of many partitions, it calls [`refresh`](crate::WalReader::refresh) once, which
+//! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a new group is `follow` from [`first_index`], or from
 //! [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all partitions of a topic in time order.
 //!
 //! # Running it

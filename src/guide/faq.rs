@@ -33,7 +33,7 @@
 //! As many as the file system has room for files, and the memory for keys: [what it costs](crate#what-it-costs).
 //! Set [`check_on_open`](crate::WalOptions::check_on_open) to `false` for very many, so that opening after a crash
 //! does not read a segment of each. More matter the keys that are appended to in turn:
-//! [`max_open_files`](crate::WalOptions::max_open_files) should be above their number, and `ulimit -n` above that.
+//! [`max_open_files`](crate::WalOptions::max_open_files) should be twice their number, and `ulimit -n` above that.
 //! If they are many because each has a few entries only, read [`when_not`](super::when_not).
 //!
 //! # What does `Poisoned` mean?
@@ -103,10 +103,10 @@
 //! No; nothing is lost without it. After it, opening reads no segment, damage to the last batch is told from
 //! an unfinished write, and files that went missing are noticed. A process that can, should.
 //!
-//! # Why does my entry have no index when it is appended?
+//! # Which index does my entry get when it is appended?
 //!
-//! It has one; [`read_entry`](crate::Wal::read_entry) of its reference tells it. With
-//! [`append_if`](crate::Wal::append_if) it is the one that was expected.
+//! [`append_indexed`](crate::Wal::append_indexed) says it. With [`append_if`](crate::Wal::append_if) it is the one
+//! that was expected, and [`read_entry`](crate::Wal::read_entry) of a reference tells it later.
 //!
 //! # How do I use it in an async program?
 //!

@@ -17,6 +17,8 @@ use crate::ensure;
 pub struct Item {
     /// `None` if the call that appended it returned an error.
     pub reference: Option<EntryRef>,
+    /// `None`: it is not known.
+    pub timestamp_ms: Option<u64>,
     pub header: Option<Bytes>,
     pub content: Bytes,
     /// Whether a log may end behind it: it is not the first of a batch of two, say.
@@ -307,7 +309,9 @@ impl Allowed<'_> {
         for ((at, item), entry) in (first..).zip(wanted).zip(&seen.entries) {
             ensure!(entry.index == at, "index {} where {at} should be", entry.index);
             ensure!(
-                entry.header == item.header && entry.content == item.content,
+                entry.header == item.header
+                    && entry.content == item.content
+                    && item.timestamp_ms.is_none_or(|issued| issued == entry.timestamp_ms),
                 "entry {at} is altered: {entry:?}, issued {item:?}"
             );
             let same = item.reference.is_none_or(|reference| reference == entry.reference);

@@ -105,7 +105,8 @@ impl Setup {
             "tight" => Self::tight(seed),
             "journal" => Self::plain(seed).with_journal(),
             "journal-tight" => Self::tight(seed).with_journal(),
-            _ => Self::plain(seed),
+            "plain" | "" => Self::plain(seed),
+            other => panic!("no setup is called {other:?}"),
         }
     }
 
@@ -283,7 +284,7 @@ impl Run {
                 (header(self.serial), content(self.serial, *bytes))
             })
             .collect();
-        let name = self.setup.keys[key];
+        let (name, now_ms) = (self.setup.keys[key], self.clock.now_ms());
         let wal = self.wal.as_ref().ok_or("not open")?;
         let result = match &entries[..] {
             [(header, content)] => {
@@ -301,7 +302,7 @@ impl Run {
             let mut attempted = self.keys[key].clone();
             attempted.items.truncate(index(attempted.count()));
             attempted.doubtful = 0;
-            attempted.items.extend(items(entries.clone(), references.clone()));
+            attempted.items.extend(items(now_ms, entries.clone(), references.clone()));
             attempted.used = true;
             self.attempted = Some((key, attempted));
             if let WalError::Io { path, operation: "write the segment's header", .. } = error {
@@ -329,7 +330,7 @@ impl Run {
                     let way_back_failed = wal.sync_key(name).is_err();
                     if way_back_failed && !is_sync_error(error) && model.doubtful == 0 {
                         model.doubtful = entries.len();
-                        model.items.extend(items(entries, references));
+                        model.items.extend(items(now_ms, entries, references));
                     }
                     return Ok(Err(error_of(error)));
                 }
@@ -343,7 +344,7 @@ impl Run {
                 Err(_) => {
                     if doubtful && model.doubtful == 0 {
                         model.doubtful = entries.len();
-                        model.items.extend(items(entries, references));
+                        model.items.extend(items(now_ms, entries, references));
                     }
                     return Ok(Err(error_of(error)));
                 }
@@ -361,7 +362,7 @@ impl Run {
         }
         model.items.truncate(index(model.count()));
         model.doubtful = 0;
-        model.items.extend(items(entries, references));
+        model.items.extend(items(now_ms, entries, references));
         model.used = true;
         if let Some(error) = error {
             return Ok(Err(error));
@@ -380,7 +381,7 @@ impl Run {
             return Ok(Ok(()));
         }
         self.serial += 1;
-        let together = self.serial;
+        let (together, now_ms) = (self.serial, self.clock.now_ms());
         let entries: Vec<(usize, Option<Bytes>, Bytes)> = [(0, 30), (1, 420), (0, 50)]
             .into_iter()
             .map(|(key, bytes)| {
@@ -414,7 +415,9 @@ impl Run {
             ensure!(next == before || next == before + added, "next index {next} after {before}");
             there.push(next > before);
             if next > before {
-                model.items.extend(items(parts, references).map(|item| Item { together, ..item }));
+                model
+                    .items
+                    .extend(items(now_ms, parts, references).map(|item| Item { together, ..item }));
             }
             if error.is_none() && durable {
                 model.durable = next;
@@ -726,6 +729,7 @@ impl Run {
 }
 
 fn items(
+    timestamp_ms: u64,
     entries: Vec<(Option<Bytes>, Bytes)>,
     references: Vec<Option<EntryRef>>,
 ) -> impl Iterator<Item = Item> {
@@ -733,6 +737,7 @@ fn items(
     let entries = entries.into_iter().zip(references).enumerate();
     entries.map(move |(at, ((header, content), reference))| Item {
         reference,
+        timestamp_ms: Some(timestamp_ms),
         header,
         content,
         ends: at == last,

@@ -67,6 +67,7 @@ fn open(dir: &Path, setup: &Setup, clock: &Arc<ManualClock>) -> Check<Wal> {
 fn model(seen: &Observed, lost: Vec<EntryRef>) -> KeyModel {
     let dropped = Item {
         reference: None,
+        timestamp_ms: None,
         header: None,
         content: [].as_slice().into(),
         ends: true,
@@ -75,6 +76,7 @@ fn model(seen: &Observed, lost: Vec<EntryRef>) -> KeyModel {
     let mut items = vec![dropped; index(seen.first)];
     items.extend(seen.entries.iter().map(|entry| Item {
         reference: Some(entry.reference),
+        timestamp_ms: Some(entry.timestamp_ms),
         header: entry.header.clone(),
         content: entry.content.clone(),
         ends: true,
@@ -103,6 +105,7 @@ fn go_on(wal: &Wal, name: &[u8], key: u64, model: &mut KeyModel) -> Check {
         ensure!(entry.content == content && entry.header == header, "altered: {entry:?}");
         model.items.push(Item {
             reference: Some(reference),
+            timestamp_ms: None,
             header,
             content,
             ends: true,

@@ -306,6 +306,7 @@ impl World {
         let references = result.as_ref().ok();
         model.items.extend(batch.into_iter().enumerate().map(|(at, (header, content))| Item {
             reference: references.map(|references| references[at]),
+            timestamp_ms: None,
             header,
             content,
             ends: at + 1 == entries,
@@ -337,7 +338,14 @@ impl World {
             model.used = true;
             if let Ok(references) = &result {
                 let reference = Some(references[at]);
-                model.items.push(Item { reference, header, content, ends: true, together });
+                model.items.push(Item {
+                    reference,
+                    timestamp_ms: None,
+                    header,
+                    content,
+                    ends: true,
+                    together,
+                });
             }
         }
         self.durable_if(result.is_ok() && durable, first..first + 2);
