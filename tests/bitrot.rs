@@ -3,7 +3,8 @@
 //! Sample directories, one closed and one left by a kill, are damaged in every way: bits flipped, sectors
 //! zeroed, garbled or written to the wrong place, files removed, cut, doubled, swapped. Whatever is then
 //! read must be what was stored; what was not hit must be read; what is not read must have been reported.
-//! `cargo test` does a part of it; all of it, on samples of 64 KiB: `tests/soak.sh bitrot`.
+//! `cargo test` does a part of it; all of it, on samples of 64 KiB: `tests/soak.sh bitrot`, which sets
+//! `KEYWAL_FLIPS=all`.
 
 mod common;
 

@@ -7,7 +7,7 @@
 //! Some states are read before recovery by who only reads; some workloads are followed.
 //!
 //! * `KEYWAL_CRASH_LEN`: length of the sequences, 2 if not given; one more for the core operations, one
-//!   less under tight limits.
+//!   less under tight limits, with followers, and where keys are checked when they are first used.
 //! * `KEYWAL_CRASH_STATES`: the random sequences go on until there were so many states.
 //! * `KEYWAL_CRASH_BITS`: with so many units all subsets are visited, 8 if not given.
 //! * `KEYWAL_CRASH_THOROUGH`: of so many states one is recovered a second time, and another one once

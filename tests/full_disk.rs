@@ -4,6 +4,8 @@
 //! made, and the same log goes on. `cargo test` does a few cycles on a tmpfs; 1,000, half of them on ext4:
 //! `tests/soak.sh full-disk`. Mounting needs root; limits for a process's files, which its children get, do
 //! not.
+//!
+//! `KEYWAL_CYCLES`: so many, 10 if not given, and none on ext4 then; `KEYWAL_SEED`: of what is done.
 
 mod common;
 

@@ -2,6 +2,8 @@
 //!
 //! A child process works on a directory and says before and after each call what it does, until it is
 //! killed; the next one goes on in the same directory. 10,000 lives: `tests/soak.sh kills`.
+//!
+//! `KEYWAL_KILLS`: so many, 15 if not given; `KEYWAL_SEED`: of what is done; `TMPDIR`: where.
 
 mod common;
 

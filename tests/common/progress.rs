@@ -86,7 +86,8 @@ impl Progress {
         for (name, value) in failures.by_nature() {
             let _ = write!(line, " {name}={value}");
         }
-        println!("{line} seconds={seconds:.1}");
+        // The test runner may have left a dot on this line.
+        println!("\n{line} seconds={seconds:.1}");
     }
 }
 
