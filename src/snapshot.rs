@@ -113,9 +113,6 @@ fn check_stream(
         dropped => dropped,
     };
     for sequence in theirs.iter().copied().filter(|sequence| *sequence >= from) {
-        if chain.leftovers.contains(&sequence) || chain.unused.contains(&sequence) {
-            continue;
-        }
         let (id, name) = (stream.id(sequence), stream.file_name(sequence));
         let is_lost = if is_here(sequence) {
             let segment = stream.segment(store, sequence)?;

@@ -89,6 +89,28 @@ fn an_earlier_snapshot_keeps_the_segment_that_a_power_cut_took() {
     }
 }
 
+/// Its name is left, and nothing else: it is taken for a creation that was cut off.
+#[test]
+fn an_earlier_snapshot_keeps_the_segment_of_which_a_power_cut_left_the_name() {
+    let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+    let wal = open(&sim);
+    wal.append_entry("k", None, [1; 3_000], true).unwrap();
+    wal.append_entry("k", None, [2; 3_000], false).unwrap();
+    wal.snapshot_in(&copy).unwrap();
+    let before = held(&copy);
+    assert_eq!(before, ["0:3000", "1:3000"]);
+    let mut image = sim.durable_image();
+    image.set(SECOND, Vec::new());
+    let sim = SimDir::from_image(&image, 3);
+    for entries in 1..4 {
+        let wal = open(&sim);
+        assert_eq!(contents(&wal, "k").len(), entries);
+        wal.append_entry("k", None, [3; 3_000], true).unwrap();
+        nothing_goes_from_the_copy(&wal, &copy, &before);
+        wal.shutdown().unwrap();
+    }
+}
+
 /// The header of the newest segment is damaged, that was accepted, and the log closed: the good file goes from the
 /// copy.
 #[test]
