@@ -184,11 +184,12 @@ impl RecordHeader {
         Ok(Self { record, position, epoch, back, tail_back, durable_back })
     }
 
-    /// Whether bytes that are no header look as if a record had been begun at this position: the
-    /// signature or the position is right.
-    pub(crate) fn was_begun(bytes: &[u8; Self::BYTES], position: u64) -> bool {
-        let nothing = *bytes == [0; Self::BYTES];
-        bytes[..4] == SIGNATURE || bytes[8..16] == position.to_le_bytes() && !nothing
+    /// Whether bytes that are no header look as if a record had been begun at this position: the signature is right,
+    /// or position and epoch are. (One of an older epoch may have stood there, too, and be written over in part. And
+    /// position 0 says nothing: older bodies have zeros.)
+    pub(crate) fn was_begun(bytes: &[u8; Self::BYTES], position: u64, epoch: u32) -> bool {
+        let (there, then) = (position.to_le_bytes(), epoch.to_le_bytes());
+        bytes[..4] == SIGNATURE || position > 0 && bytes[8..16] == there && bytes[56..60] == then
     }
 
     /// Where the next record starts.
@@ -254,6 +255,25 @@ mod tests {
         assert_eq!(header.tail(), (1 << 33) - 208);
         assert_eq!(header.durable(), (1 << 33) - 64);
         assert_eq!(RecordHeader { durable_back: u32::MAX, ..header }.durable(), 0);
+    }
+
+    #[test]
+    fn what_an_older_epoch_has_left_is_no_record_that_was_begun() {
+        let header = sample();
+        let (position, epoch) = (header.position, header.epoch);
+        let mut bytes = header.to_bytes(11);
+        // The tail of a record before it.
+        bytes[..8].copy_from_slice(b"old body");
+        assert!(RecordHeader::was_begun(&bytes, position, epoch));
+        assert!(!RecordHeader::was_begun(&bytes, position, epoch + 1));
+        assert!(!RecordHeader::was_begun(&bytes, position + 8, epoch));
+        // The first frame of an entry without bytes, at the start of the journal.
+        let mut bytes = [0; RecordHeader::BYTES];
+        bytes[..4].copy_from_slice(&[0xF7, 0x4B, 0x57, 0xE5]);
+        bytes[56] = 1;
+        assert!(!RecordHeader::was_begun(&bytes, 0, 1));
+        bytes[..4].copy_from_slice(&SIGNATURE);
+        assert!(RecordHeader::was_begun(&bytes, 0, 1));
     }
 
     #[test]

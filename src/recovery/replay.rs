@@ -292,7 +292,7 @@ impl Journal {
         self.read(position, &mut bytes)?;
         Ok(match RecordHeader::from_bytes(&bytes, self.key) {
             Ok(header) => (header.position, header.epoch) == (position, survey.epoch),
-            Err(_) => RecordHeader::was_begun(&bytes, position),
+            Err(_) => RecordHeader::was_begun(&bytes, position, survey.epoch),
         })
     }
 
