@@ -244,8 +244,9 @@ impl Stream {
 
     /// Lists the stream's files up to this one once more, for who does not keep others from changing them.
     /// Returns whether there are others than before.
-    fn look_again(&self, store: &Store, through: u32) -> Result<bool> {
-        let now = self.list_again(store, 0..=through)?;
+    fn look_again(&self, store: &Store, through: u32, unused: &[u32]) -> Result<bool> {
+        let mut now = self.list_again(store, 0..=through)?;
+        now.retain(|sequence| !unused.contains(sequence));
         let changed = now != self.sequences() && !now.is_empty();
         if changed {
             self.catalog().sequences = now.into();

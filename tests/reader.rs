@@ -650,3 +650,27 @@ fn a_reader_that_meets_a_creation_does_not_begin_behind_it() {
         assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>(), "{journal}, {restored}");
     }
 }
+
+/// A creation that was cut off lies among the segments of a key that has lost one: it was looked at, put aside, and found
+/// when the reader looked again for what it missed, for ever.
+#[test]
+fn a_cut_off_creation_beside_a_lost_segment_is_looked_at_once() {
+    let name = |number: u32| format!("k-af63e64c8601fd8a-{number:04}.log");
+    let sim = SimDir::new(1);
+    let options = || options(0).max_entry_bytes(3_000);
+    let open = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    let wal = open(&sim);
+    for _ in 0..2 {
+        wal.append_entry("k", None, [7; 2_500], true).unwrap();
+    }
+    let mut image = sim.image();
+    image.set(&name(3), Vec::new());
+    let sim = SimDir::from_image(&image, 2);
+    open(&sim).append_entry("k", None, [7; 2_500], true).unwrap();
+    let mut image = sim.image();
+    assert!(image.get(&name(3)).is_some(), "{image:?}");
+    image.remove(&name(2));
+    let reader = WalReader::open_in(Arc::new(SimDir::from_image(&image, 3)), options()).unwrap();
+    let found: Vec<_> = reader.entries("k").unwrap().collect();
+    assert!(matches!(found[..], [Ok(_), Err(WalError::Corrupted { .. }), Ok(_)]), "{found:?}");
+}

@@ -20,6 +20,7 @@ impl Stream {
     /// The sealed segments and the newest one, all as of one moment; `None` if the stream is empty.
     /// The stream must be loaded.
     pub(crate) fn chain(&self, store: &Store) -> Result<Option<(Arc<Chain>, Arc<Segment>)>> {
+        let mut unused: Vec<u32> = Vec::new();
         loop {
             let sequences = self.sequences();
             let Some((newest, sealed)) = sequences.split_last() else { return Ok(None) };
@@ -36,7 +37,8 @@ impl Stream {
             if !sound && self.sequences() != sequences {
                 continue; // some were dropped meanwhile, which may look like a loss
             }
-            if !sound && store.reading.is_some() && self.look_again(store, newest.id.sequence)? {
+            let reading = store.reading.is_some();
+            if !sound && reading && self.look_again(store, newest.id.sequence, &unused)? {
                 continue; // as above, by another process
             }
             if !chain.unused.is_empty() {
@@ -46,6 +48,7 @@ impl Stream {
                     store.note_interrupted(&self.file_name(*sequence));
                     self.catalog().remove(*sequence);
                 }
+                unused.extend(&chain.unused);
                 continue;
             }
             // A lost segment may be put back by hand, so only sound chains are remembered.
