@@ -50,9 +50,8 @@ pub enum SyncPolicy {
     OnDemand,
     /// A thread of the log's own calls [`sync`](crate::Wal::sync), and again so long after that is done; it costs
     /// nothing where nothing was appended. Power loss then takes what came in such an interval at most, and in the
-    /// time a sync takes. A sync that
-    /// fails poisons the keys concerned, as one that was asked for: the next append to one of them says so, and
-    /// [`health`](crate::Wal::health) does. (If it was that of the directory, `Disk` appends to keys with new segments
+    /// time a sync takes. A sync that fails poisons the keys concerned, as one that was asked for: the next append to
+    /// one of them says so, and [`health`](crate::Wal::health) does. (If it was that of the directory, `Disk` appends to keys with new segments
     /// say so, and `health`.) At least one millisecond. Who forks meanwhile may find a lock held in the child.
     Every(Duration),
 }
@@ -137,7 +136,8 @@ pub struct WalOptions {
     /// Size of the journal: a file of fixed size through which small entries go to their segments. An
     /// append then costs a copy instead of a system call, and survives the death of the process all the
     /// same; durable appends of any number of keys share one sync, and the name of a new segment needs none of
-    /// its own. (That what the segment before it has survives power loss is waited for all the same.) Only with a journal can entries of several keys be [appended together](crate::Wal::append_many).
+    /// its own. (That what the segment before it has survives power loss is waited for all the same.) Only with a
+    /// journal can entries of several keys be [appended together](crate::Wal::append_many).
     ///
     /// Mapped into memory, but on file systems that never write in place (Btrfs, bcachefs, ZFS): there it is written, and
     /// an append costs a system call.

@@ -34,6 +34,20 @@ fn held(copy: &SimDir) -> Vec<String> {
         .collect()
 }
 
+/// A log whose second segment went with a power cut, and an earlier snapshot that has it.
+fn after_a_power_cut(journal: u64) -> (Wal, SimDir, Vec<String>) {
+    let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+    let options = || small().journal_bytes(journal);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("k", None, [1; 3_000], true).unwrap();
+    wal.append_entry("k", None, [2; 3_000], false).unwrap();
+    wal.snapshot_in(&copy).unwrap();
+    let before = held(&copy);
+    assert_eq!(before, ["0:3000", "1:3000"]);
+    let sim = SimDir::from_image(&sim.durable_image(), 3);
+    (Wal::open_in(Arc::new(sim), options()).unwrap(), copy, before)
+}
+
 /// A snapshot onto an earlier one may be refused, but what the earlier one has and the log has lost has to stay.
 fn nothing_goes_from_the_copy(wal: &Wal, copy: &SimDir, before: &[String]) {
     let result = wal.snapshot_in(copy);
@@ -73,16 +87,7 @@ fn an_earlier_snapshot_keeps_the_last_entry_that_is_damaged_in_the_log() {
 #[test]
 fn an_earlier_snapshot_keeps_the_segment_that_a_power_cut_took() {
     for journal in [0, 65_536] {
-        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
-        let options = || small().journal_bytes(journal);
-        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
-        wal.append_entry("k", None, [1; 3_000], true).unwrap();
-        wal.append_entry("k", None, [2; 3_000], false).unwrap();
-        wal.snapshot_in(&copy).unwrap();
-        let before = held(&copy);
-        assert_eq!(before, ["0:3000", "1:3000"]);
-        let sim = SimDir::from_image(&sim.durable_image(), 3);
-        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let (wal, copy, before) = after_a_power_cut(journal);
         assert_eq!(contents(&wal, "k").len(), 1, "{journal}");
         wal.append_entry("k", None, "new", true).unwrap();
         nothing_goes_from_the_copy(&wal, &copy, &before);
@@ -226,16 +231,7 @@ fn an_append_during_a_snapshot_does_not_cost_the_earlier_one_the_only_good_bytes
 #[test]
 fn an_earlier_snapshot_keeps_what_a_power_cut_took_after_a_truncation() {
     for journal in [0, 65_536] {
-        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
-        let options = || small().journal_bytes(journal);
-        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
-        wal.append_entry("k", None, [1; 3_000], true).unwrap();
-        wal.append_entry("k", None, [2; 3_000], false).unwrap();
-        wal.snapshot_in(&copy).unwrap();
-        let before = held(&copy);
-        assert_eq!(before, ["0:3000", "1:3000"]);
-        let sim = SimDir::from_image(&sim.durable_image(), 3);
-        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        let (wal, copy, before) = after_a_power_cut(journal);
         wal.append_entry("k", None, [3; 3_000], true).unwrap();
         nothing_goes_from_the_copy(&wal, &copy, &before);
         assert_eq!(wal.truncate_before("k", 1).unwrap().dropped_segments, 1);
@@ -260,7 +256,7 @@ fn an_earlier_snapshot_keeps_what_the_log_takes_for_a_torn_write() {
         wal.snapshot_in(&copy).unwrap();
         let before = held(&copy);
         assert_eq!(before, ["0:1000", "1:2000"]);
-        let mut bytes = wal_bytes(&copy);
+        let mut bytes = copy.image().get(SEGMENT).unwrap().to_vec();
         bytes[900] ^= 1;
         image.set(SEGMENT, bytes);
         image.remove("JOURNAL");
@@ -271,10 +267,6 @@ fn an_earlier_snapshot_keeps_what_the_log_takes_for_a_torn_write() {
         let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
         nothing_goes_from_the_copy(&wal, &copy, &before);
     }
-}
-
-fn wal_bytes(copy: &SimDir) -> Vec<u8> {
-    copy.image().get(SEGMENT).unwrap().to_vec()
 }
 
 /// A power cut took a segment whose first entry had been refused: nothing is lost, nothing is missed.

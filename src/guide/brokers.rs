@@ -122,8 +122,8 @@
 //!
 //! A consumer in another process on the machine reads with a [`WalReader`](crate::WalReader) and commits by way
 //! of the broker: one process writes. Of many partitions, it calls [`refresh`](crate::WalReader::refresh) once, which
-//! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a new group is `follow` from [`first_index`], or from
-//! [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all partitions of a topic in time order.
+//! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a
+//! new group is `follow` from [`first_index`], or from [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all partitions of a topic in time order.
 //!
 //! # Running it
 //!

@@ -407,8 +407,8 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Writes the records to the segment and syncs it, whether it has them or not: what the page cache
-    /// holds need not be on the disk. Only a file that a snapshot shares, and which has had them since, is not
-    /// written to as long as the disk does have them: a power cut may garble what is being written.
+    /// holds need not be on the disk. A file that a snapshot shares is only written to if the disk has not got
+    /// them: a power cut may garble what is being written, and the snapshot is finished.
     fn bring_up_to_date(&self, records: &[RecordHeader]) -> Result<Brought> {
         let path = self.dir.path().join(JOURNAL_NAME);
         let read_error = |source| WalError::io(&path, "read the journal", source);
