@@ -1,9 +1,11 @@
 //! A file whose sync has failed: is what was readable still readable, and does what was dropped of it stay away?
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use keywal::fs::sim::{CallKind, FaultKind, SimDir};
 use keywal::{ManualClock, Result, Wal, WalError};
 
@@ -17,42 +19,61 @@ const EIO: FaultKind = FaultKind::Error(5);
 const NEWEST: &str = "-0003.log";
 
 /// Drops something of the key `k` just before its first file is synced, which fails, so that what the journal has of
-/// the file is about to go round. Then appends until the journal has come round, and looks each time at what a kill
-/// would leave: the entries with these numbers.
+/// the file goes round. That of another key cannot, once, so the journal still starts before the record of the drop;
+/// the next time, it starts for a while between that and what went round. Looks at what a kill would leave until the
+/// journal has come round: the entries with these numbers.
 fn dropped_while_it_goes_round(entries: u8, drop: fn(&Wal) -> Result<()>, left: &[u8]) {
-    // Where the journal starts depends on how long its records are.
-    for bytes in (300..=700).step_by(50) {
-        dropped_among(bytes, entries, drop, left);
+    // The journal starts then twice as far on as what is appended next is long.
+    for bytes in (500..700).step_by(20) {
+        dropped_before(bytes, entries, drop, left);
     }
 }
 
-fn dropped_among(bytes: usize, entries: u8, drop: fn(&Wal) -> Result<()>, left: &[u8]) {
+fn dropped_before(bytes: usize, entries: u8, drop: fn(&Wal) -> Result<()>, left: &[u8]) {
     let sim = SimDir::new(1);
-    let dir = HookedDir::new(&sim, SEGMENT);
+    let dir = HookedDir::new(&sim, ".log");
     let options = || options().journal_bytes(65_536).max_segment_bytes(4_096);
+    // The journal is read and written by position, so that this can fail, too.
+    fail(&sim, CallKind::Map, 0, EIO, "JOURNAL");
     let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
     for number in 0..entries {
         wal.append_entry("k", None, [number; 1_200], true).unwrap();
     }
+    // Its segment is looked at behind that of `k`.
+    wal.append_entry("z", None, "z", true).unwrap();
     fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
-    let other = Arc::clone(&wal);
-    dir.before_sync(move || {
-        drop(&other).unwrap();
-        // The journal will start for a while at one of these, behind the record of the drop. There has to be room for
-        // them: this is called by who makes it.
-        for number in 0..4 {
-            other.append_entry(format!("between {number}"), None, "x", false).unwrap();
+    fail(&sim, CallKind::SyncData, 0, EIO, "z-");
+    let (other, disk) = (Arc::downgrade(&wal), sim.clone());
+    let first = AtomicBool::new(true);
+    dir.at_each_call(move |kind, name| {
+        if kind == CallKind::SyncData && name.starts_with("z-") {
+            fail(&disk, CallKind::Read, 0, EIO, "JOURNAL");
+        }
+        if kind == CallKind::SyncData && name == SEGMENT && first.swap(false, Ordering::Relaxed) {
+            let other = other.upgrade().unwrap();
+            drop(&other).unwrap();
+            // Each one waits for its own segment, so that the journal can start at any.
+            for number in 0..4 {
+                other.append_entry(format!("between {number}"), None, "x", false).unwrap();
+            }
         }
     });
-    for round in 0..125_000 / bytes {
-        wal.append_entry("busy", None, vec![7; bytes], false).unwrap();
-        if sim.faults_hit() > 0 {
-            let next = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
-            let found: Vec<u8> = contents(&next, "k").iter().map(|content| content[0]).collect();
-            assert_eq!(found, left, "{bytes}, after {round}");
-        }
+    let mut keys = (0..100).cycle().map(|number| format!("busy {number}"));
+    let mut append = || wal.append_entry(keys.next().unwrap(), None, [7; 250], false).unwrap();
+    while sim.faults_hit() < 4 {
+        append();
     }
-    assert_eq!(sim.faults_hit(), 1);
+    let content = Bytes::from(vec![7; bytes]);
+    // Their segments are there: a creation would make room first, and less.
+    let entries = (0..20).map(|number| (format!("busy {number}"), None, content.clone()));
+    wal.append_many(entries, false).unwrap();
+    for after in 0..150 {
+        let next = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+        let found: Vec<u8> = contents(&next, "k").iter().map(|content| content[0]).collect();
+        assert_eq!(found, left, "{bytes}, and {after}");
+        append();
+    }
+    assert_eq!(sim.faults_hit(), 4);
 }
 
 /// What was promised of a segment was appended to the journal once more behind the record of its drop. When the
