@@ -129,11 +129,13 @@ impl FileCache {
     /// Lets a segment go whose file is unlinked, or about to be. Who works on it still can: the file gets what
     /// only the journal has, which takes nothing from there for a segment that is not open.
     pub(crate) fn remove(&self, id: SegmentId) {
-        if let Some(segment) = self.get(id).filter(|segment| Arc::strong_count(segment) > 2) {
+        let mut inner = self.lock();
+        if let Some(segment) = inner.in_use(id) {
+            drop(inner);
             // Else they get the error.
             let _ = segment.settle();
+            inner = self.lock();
         }
-        let mut inner = self.lock();
         inner.take(id);
         inner.forget_unsynced(id);
     }
@@ -168,6 +170,12 @@ impl Inner {
         self.forget_unsynced(segment.id);
         self.slots.insert(segment.id, self.ring.len());
         self.ring.push(Slot { segment: Arc::clone(segment), used: true });
+    }
+
+    /// The segment, if somebody works on it.
+    fn in_use(&self, id: SegmentId) -> Option<Arc<Segment>> {
+        let segment = &self.ring.get(*self.slots.get(&id)?)?.segment;
+        (Arc::strong_count(segment) > 1).then(|| Arc::clone(segment))
     }
 
     fn take(&mut self, id: SegmentId) {

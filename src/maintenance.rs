@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::fs::Lock;
 use crate::options::SyncPolicy;
+use crate::parallel;
 use crate::primitives::Mutex;
 use crate::primitives::atomic::{AtomicBool, Ordering};
 use crate::recovery;
@@ -25,28 +27,44 @@ impl Maintenance {
         Self { store: Arc::clone(store), threads: Mutex::default(), over: Arc::default() }
     }
 
-    /// Starts the threads that the options want.
-    pub(crate) fn start(store: &Arc<Store>, streams: &Arc<Streams>) -> io::Result<Self> {
+    /// Starts the threads that the options want. While they work, the directory stays locked.
+    pub(crate) fn start(
+        store: &Arc<Store>,
+        streams: &Arc<Streams>,
+        lock: &Arc<dyn Lock>,
+    ) -> io::Result<Self> {
         let this = Self::none(store);
         if store.bell.is_some() {
             let store = Arc::clone(store);
-            this.spawn("keywal-maintenance", move || store.keep_moving_on())?;
+            this.spawn("keywal-maintenance", lock, move || store.keep_moving_on())?;
         }
         if let SyncPolicy::Every(interval) = store.options.sync_policy {
             let (store, streams) = (Arc::clone(store), Arc::clone(streams));
             let over = Arc::clone(&this.over);
-            this.spawn("keywal-sync", move || keep_syncing(&store, &streams, interval, &over))?;
+            let work = move || keep_syncing(&store, &streams, interval, &over);
+            this.spawn("keywal-sync", lock, work)?;
         }
         Ok(this)
     }
 
-    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = Builder::new().name(name.to_owned()).spawn(work)?;
+    fn spawn(
+        &self,
+        name: &str,
+        lock: &Arc<dyn Lock>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let lock = Arc::clone(lock);
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            parallel::be_a_logs_own();
+            work();
+            drop(lock);
+        })?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
-    /// Returns once the threads have ended.
+    /// Returns once the threads have ended; on one of them, or one that works for it, at once: whom it wakes may let the
+    /// last handle go.
     pub(crate) fn stop(&self) {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -59,13 +77,11 @@ impl Maintenance {
             return;
         }
         for thread in threads {
-            // Whom it wakes may let the last handle go: then it ends by itself.
-            if thread.thread().id() == thread::current().id() {
-                continue;
-            }
             thread.thread().unpark();
-            // It does not panic; and if it did, what it was for would be done by others.
-            let _ = thread.join();
+            if !parallel::is_a_logs_own() {
+                // It does not panic; and if it did, what it was for would be done by others.
+                let _ = thread.join();
+            }
         }
     }
 }

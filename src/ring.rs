@@ -21,7 +21,7 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use ahash::{HashSet, HashSetExt};
+use ahash::{HashMap, HashMapExt, HashSet};
 
 use crate::fork::Process;
 use crate::format::{Body, Record, RecordHeader, Seed, SegmentId};
@@ -99,8 +99,8 @@ struct State {
     durable_tail: u64,
     /// Records before this have been promised to survive power loss.
     promised: u64,
-    /// Segments with promised bytes in the journal. They have to be durable before those go.
-    segments: HashSet<SegmentId>,
+    /// Segments with promised bytes in the journal, and up to where those reach. They have to be durable before those go.
+    segments: HashMap<SegmentId, u64>,
     /// Names promised to survive because the journal knows them.
     names: u64,
     /// The segments that do not have all their records yet: no such record of theirs is before this position.
@@ -142,7 +142,8 @@ impl State {
 
     fn note(&mut self, promise: Promise, mark: u64) {
         self.promised = self.promised.max(mark);
-        self.segments.insert(promise.segment);
+        let reach = self.segments.entry(promise.segment).or_default();
+        *reach = mark.max(*reach);
         self.names = self.names.saturating_add(u64::from(promise.name));
     }
 }
@@ -204,7 +205,7 @@ impl Ring {
                 named_tail: 0,
                 durable_tail: 0,
                 promised: 0,
-                segments: HashSet::new(),
+                segments: HashMap::new(),
                 names: 0,
                 waiting: BTreeSet::new(),
             }),
@@ -261,10 +262,10 @@ impl Ring {
     /// whose sync fails, and then it has to find room again.
     fn reserve(&self, body: Body, to_be_carried: bool) -> u64 {
         match body {
-            Body::Frames | Body::Created if to_be_carried => self.capacity / 2,
+            Body::Nothing => 0,
+            _ if to_be_carried => self.capacity / 2,
             Body::Frames | Body::Created => (self.capacity / 16).max(256),
             Body::Dropped => Record::bytes_for(0),
-            Body::Nothing => 0,
         }
     }
 
@@ -330,7 +331,8 @@ impl Ring {
         self.append_leaving_room(true, pieces, promises, placed)
     }
 
-    /// As [`Self::append`], of what was promised and would leave the journal: into the space that others leave.
+    /// As [`Self::append`], into the space that others leave: what was promised and would leave the journal, and what
+    /// has to go there although that has taken more than half.
     pub(crate) fn append_again(
         &self,
         pieces: &[Piece<'_>],
@@ -350,9 +352,14 @@ impl Ring {
     ) -> io::Result<Outcome> {
         let bytes: u64 = pieces.iter().map(|piece| piece.record.bytes()).sum();
         let mut state = self.lock();
-        let to_be_carried = leave_room && !(promises.is_empty() && state.segments.is_empty());
-        let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body, to_be_carried));
-        let reserve = reserve.max().unwrap_or(0);
+        let reserve = if leave_room {
+            let to_be_carried = !(promises.is_empty() && state.segments.is_empty());
+            let reserve = pieces.iter().map(|piece| self.reserve(piece.record.body, to_be_carried));
+            reserve.max().unwrap_or(0)
+        } else {
+            // For the record that names the new tail.
+            Record::bytes_for(0)
+        };
         let end = state.head.saturating_add(bytes);
         if end.saturating_add(reserve) > state.free_to || self.is_dead() {
             return Ok(Outcome::NoRoom);
@@ -372,9 +379,13 @@ impl Ring {
             (*position, *before) = (header.next(), header.position);
             Some(header)
         });
+        // Bytes that no header leads to need not be undone, which would take space, too.
         for (header, piece) in headers.clone().zip(pieces) {
-            if let Err(error) = self.put(&header, piece.parts) {
-                self.undo(headers);
+            self.put_body(&header, piece.parts)?;
+        }
+        for header in headers.clone() {
+            if let Err(error) = self.store(header.position, &header.to_bytes(self.key)) {
+                self.undo(headers.take_while(|begun| begun.position <= header.position));
                 return Err(error);
             }
         }
@@ -395,14 +406,14 @@ impl Ring {
         Ok(Outcome::Appended)
     }
 
-    /// Makes sure that records which were written in part do not come back, none of them.
+    /// Makes sure that records whose headers were written, at least in part, do not come back.
     fn undo(&self, mut headers: impl Iterator<Item = RecordHeader>) {
         let zeros = [0; RecordHeader::BYTES];
-        let undone = headers
-            .try_for_each(|header| self.store(header.position, &zeros))
-            .and_then(|()| self.file.sync_data());
-        if undone.is_err() {
-            self.gate.poison();
+        let undo = || {
+            headers.try_for_each(|header| self.store(header.position, &zeros))?;
+            self.file.sync_data()
+        };
+        if self.gate.undo(undo).is_err() {
             observe::poisoned(&self.path, &"a failed write could not be undone");
         }
     }
@@ -419,13 +430,13 @@ impl Ring {
         }
     }
 
-    fn put(&self, header: &RecordHeader, parts: &[&[u8]]) -> io::Result<()> {
+    fn put_body(&self, header: &RecordHeader, parts: &[&[u8]]) -> io::Result<()> {
         let mut at = header.position.saturating_add(RecordHeader::BYTES_U64);
         for part in parts {
             self.store(at, part)?;
             at = at.saturating_add(len_u64(part.len()));
         }
-        self.store(header.position, &header.to_bytes(self.key))
+        Ok(())
     }
 
     // ---- moving on ----
@@ -495,6 +506,11 @@ impl Ring {
 
     // ---- durability ----
 
+    /// Whether there may be too little room to carry on what is in use, were it all of one segment.
+    pub(crate) fn is_half_used(&self) -> bool {
+        self.head().saturating_sub(self.tail()) > self.capacity / 2
+    }
+
     /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable
     /// there, before it leaves the journal. `false`: it is not allowed any more.
     pub(crate) fn promise(
@@ -532,7 +548,8 @@ impl Ring {
     /// that have been made durable.
     pub(crate) fn retire(&self, to: u64, checked: &HashSet<SegmentId>, names: u64) -> Retired {
         let mut state = self.lock();
-        let mut first: Vec<SegmentId> = state.segments.difference(checked).copied().collect();
+        let mut first: Vec<SegmentId> =
+            state.segments.keys().filter(|id| !checked.contains(id)).copied().collect();
         // The same calls in the same order each time, whatever the hasher.
         first.sort_unstable();
         if !first.is_empty() {
@@ -563,10 +580,10 @@ impl Ring {
         state.free_to = state.free_to.max(tail.saturating_add(self.capacity));
     }
 
-    /// Forgets promises to segments that `kept` says are durable.
-    pub(crate) fn forget(&self, kept: impl Fn(SegmentId) -> bool) {
+    /// Forgets promises to segments that `kept` says are durable as far as they were promised to be.
+    pub(crate) fn forget(&self, kept: impl Fn(SegmentId, u64) -> bool) {
         let mut state = self.lock();
-        state.segments.retain(|id| !kept(*id));
+        state.segments.retain(|id, mark| !kept(*id, *mark));
         self.note_waiting(&state);
     }
 }

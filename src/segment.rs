@@ -416,10 +416,9 @@ impl Segment {
         let start = self.extent().end;
         if let Err(source) = write_full(&self.content, parts, u64::from(start)) {
             // What was written must be gone for good: frames that come to stand there have the same seed.
-            let undone =
-                self.content.set_len(u64::from(start)).and_then(|()| self.content.sync_data());
-            if undone.is_err() {
-                self.gate.poison();
+            let undo =
+                || self.content.set_len(u64::from(start)).and_then(|()| self.content.sync_data());
+            if self.gate.undo(undo).is_err() {
                 observe::poisoned(&self.path, &"a failed write could not be undone");
             }
             return Err(self.io_error("append", source));

@@ -119,9 +119,9 @@ fn check_stream(
             replica::has_more(dir, earlier, &part(store, &segment, &name, end))?
         } else {
             let label = label(stream.key().unwrap_or_default());
-            let is_dropped = sequence == oldest.previous_sequence;
-            let offset = if is_dropped { oldest.previous_end } else { 0 };
-            let from = (offset, oldest.base_index);
+            let behind = theirs.iter().copied().filter(|other| *other > sequence).min();
+            let behind = behind.map(|other| stream.id(other));
+            let from = (behind, oldest.base_index);
             replica::has_entries(dir, store.directory_id, id, &label, from)?
         };
         if is_lost {

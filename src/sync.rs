@@ -30,6 +30,8 @@ pub(crate) struct SyncGate {
     poisoned: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held over each call that may get the error which the kernel reports only once, and until that is known here.
+    calling: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl SyncGate {
             poisoned: AtomicBool::new(false),
             state: Mutex::new(State { syncing: false, failed: None }),
             changed: Condvar::new(),
+            calling: Mutex::new(()),
         }
     }
 
@@ -90,6 +93,13 @@ impl SyncGate {
     /// Shuts the gate: nothing more can be made durable through it.
     pub(crate) fn poison(&self) {
         self.fail(self.lock(), Failure::Abandoned);
+    }
+
+    /// Takes back a write that has failed, which ends with a sync of the file. After an error the gate is shut, before
+    /// anybody else's sync can come back without it.
+    pub(crate) fn undo(&self, undo: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _alone = self.calling.lock().unwrap_or_else(PoisonError::into_inner);
+        undo().inspect_err(|_| self.poison())
     }
 
     fn fail(&self, mut state: MutexGuard<'_, State>, failure: Failure) {
@@ -134,7 +144,10 @@ impl SyncGate {
 
         let leader = Leader { gate: self };
         let covered = written();
-        let result = sync();
+        let result = {
+            let _alone = self.calling.lock().unwrap_or_else(PoisonError::into_inner);
+            sync()
+        };
         std::mem::forget(leader);
 
         let mut state = self.lock();

@@ -62,7 +62,7 @@ pub struct Wal {
     /// The thread that asks the hook of a `compact`.
     asking: Mutex<Option<ThreadId>>,
     /// Released when the log is shut down or dropped.
-    lock: Mutex<Option<Box<dyn Lock>>>,
+    lock: Mutex<Option<Arc<dyn Lock>>>,
 }
 
 impl Wal {
@@ -107,7 +107,8 @@ impl Wal {
         let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
         let (store, streams) = (Arc::new(store), Arc::new(streams));
-        let maintenance = Maintenance::start(&store, &streams).map_err(|source| {
+        let lock: Arc<dyn Lock> = Arc::from(lock);
+        let maintenance = Maintenance::start(&store, &streams, &lock).map_err(|source| {
             WalError::io(store.dir.path(), "start a thread of the log's own", source)
         })?;
         observe::opened(&report);

@@ -119,16 +119,27 @@ pub(crate) fn has_entries(
     directory_id: u64,
     id: SegmentId,
     label: &str,
-    (offset, index): (u32, u64),
+    (behind, index): (Option<SegmentId>, u64),
 ) -> Result<bool> {
     let copy = match Segment::open(dir, id, label, directory_id, Access::Read, None, None) {
         Ok((copy, _)) => copy,
         Err(OpenError::Header(_)) => return Ok(false),
         Err(OpenError::Wal(error)) => return Err(error),
     };
+    // What the copy itself counts of it.
+    let mut limit = u32::MAX;
+    if let Some(behind) = behind {
+        match Segment::open(dir, behind, label, directory_id, Access::Read, None, None) {
+            Ok((behind, _)) if behind.previous_sequence == id.sequence => {
+                limit = behind.previous_end
+            }
+            Ok(_) | Err(OpenError::Header(_)) => {}
+            Err(OpenError::Wal(error)) => return Err(error),
+        }
+    }
     let compare = || -> io::Result<bool> {
         let file = copy.file();
-        for frame in entries(&copy, file, offset..reach(file.len()?)) {
+        for frame in entries(&copy, file, 0..reach(file.len()?).min(limit)) {
             if copy.base_index.saturating_add(u64::from(frame?.header.index)) >= index {
                 return Ok(true);
             }

@@ -200,8 +200,13 @@ impl Store {
             dropped.iter().filter_map(|segment| segment.pending()).for_each(Pending::note_dropped);
             false
         };
+        if self.journal(ring, &piece, NO_PROMISES, &mut placed)? == Outcome::Appended {
+            return Ok(());
+        }
+        // What is carried has taken more than half.
         self.until_there_is_room(ring, Record::bytes_for(0), || {
-            self.journal(ring, &piece, NO_PROMISES, &mut placed)
+            let appended = ring.append_again(&piece, NO_PROMISES, &mut placed);
+            appended.map_err(|source| write_error(ring, source))
         })
     }
 
@@ -388,7 +393,13 @@ impl Store {
                 Retired::Free => break,
             }
         }
-        ring.forget(|id| self.files.get(id).is_none_or(|segment| !segment.is_dirty()));
+        // What came since is promised nothing, and must not cost a sync each time the journal goes round.
+        ring.forget(|id, mark| {
+            self.files.get(id).is_none_or(|segment| {
+                !segment.is_dirty()
+                    || segment.pending().is_some_and(|pending| pending.is_dirty_from(mark))
+            })
+        });
         Ok(())
     }
 
@@ -415,6 +426,10 @@ impl Store {
     /// the returned mark. `None`: the journal does not have all that is missing.
     fn promise(&self, segment: &Segment, end: u32) -> Option<u64> {
         let (ring, pending) = (self.ring.as_ref()?, segment.pending()?);
+        if ring.is_half_used() {
+            // Without it, less can be promised: the full disk comes to light when the file is written to.
+            let _ = self.make_room(ring, ring.most_together());
+        }
         let promise = self.promise_of(segment);
         let mark = pending.next();
         ring.promise(promise, mark, |tail| self.is_allowed(segment, end, tail)).then_some(mark)

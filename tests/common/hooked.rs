@@ -1,5 +1,5 @@
 //! A simulated directory in which something happens before a file, or the directory itself, is synced, a file
-//! written to, or the directory listed; or around each call that changes something.
+//! written to, or the directory listed; after a file is synced; or around each call that changes something.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -25,13 +25,14 @@ pub struct HookedDir {
     write_hook: Arc<Mutex<Option<Hook>>>,
     list_hook: Arc<Mutex<Option<Hook>>>,
     each_hook: Arc<OnceLock<EachHook>>,
+    synced_hook: Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>,
 }
 
 impl HookedDir {
     /// With hooks in the files that have `part` in their names.
     pub fn new(sim: &SimDir, part: &'static str) -> Self {
-        let (hook, write_hook, list_hook, each_hook) = Default::default();
-        Self { sim: sim.clone(), part, hook, write_hook, list_hook, each_hook }
+        let (hook, write_hook, list_hook, each_hook, synced_hook) = Default::default();
+        Self { sim: sim.clone(), part, hook, write_hook, list_hook, each_hook, synced_hook }
     }
 
     /// Does this once, right before the next sync of such a file.
@@ -53,6 +54,11 @@ impl HookedDir {
     /// file, each creation, removal, and sync of the directory; and behind each removal.
     pub fn at_each_call(&self, hook: impl Fn(CallKind, &str) + Send + Sync + 'static) {
         assert!(self.each_hook.set(Box::new(hook)).is_ok(), "there is one already");
+    }
+
+    /// Does this from now on, on the thread that has synced such a file, before it hears of the result.
+    pub fn after_each_sync(&self, hook: impl Fn() + Send + Sync + 'static) {
+        assert!(self.synced_hook.set(Box::new(hook)).is_ok(), "there is one already");
     }
 
     fn call(&self, kind: CallKind, name: &str) {
@@ -139,7 +145,11 @@ impl File for HookedFile {
     fn sync_data(&self) -> io::Result<()> {
         run(&self.dir.hook);
         self.dir.call(CallKind::SyncData, &self.name);
-        self.file.sync_data()
+        let synced = self.file.sync_data();
+        if let Some(hook) = self.dir.synced_hook.get() {
+            hook();
+        }
+        synced
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -1,0 +1,112 @@
+//! Is there always room in the journal, for what has to go round with it and for others beside that? And does what
+//! nobody was promised take none?
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use keywal::fs::sim::{CallKind, FaultKind, SimDir};
+use keywal::{Wal, WalOptions};
+
+use common::hooked::HookedDir;
+use common::logs::{SEGMENT, fail};
+
+mod common;
+
+const EIO: FaultKind = FaultKind::Error(5);
+
+fn options(journal_bytes: u64) -> WalOptions {
+    WalOptions::default().journal_bytes(journal_bytes)
+}
+
+/// The sync of one key's file has failed, once: everything goes on with the other keys.
+fn check_that_others_go_on(wal: &Wal) {
+    for round in 0..20 {
+        wal.append_entry("other", None, [7; 100], true).unwrap();
+        wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
+        let key = format!("fresh {round}");
+        wal.append_entry(&key, None, "x", true).unwrap();
+        wal.remove_key(&key).unwrap();
+    }
+}
+
+/// Removals, one after the other, had filled the half of the journal that is kept free to carry what was promised.
+#[test]
+fn removals_leave_the_room_to_carry_what_was_promised() {
+    for journal_bytes in [4_096, 16_384] {
+        let sim = SimDir::new(1);
+        let open = || Wal::open_in(Arc::new(sim.clone()), options(journal_bytes)).unwrap();
+        let keys: Vec<String> =
+            (0..journal_bytes / 64 + 50).map(|number| format!("removed {number}")).collect();
+        let wal = open();
+        for key in &keys {
+            wal.append_entry(key, None, "x", false).unwrap();
+        }
+        wal.append_entry("k", None, "first", true).unwrap();
+        wal.shutdown().unwrap();
+        drop(wal);
+        let wal = open();
+        wal.append_entry("k", None, [7; 200], true).unwrap();
+        fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+        for key in &keys {
+            wal.remove_key(key).unwrap();
+        }
+        assert_eq!(sim.faults_hit(), 1);
+        check_that_others_go_on(&wal);
+    }
+}
+
+/// The sync takes its time before it fails, and the key is appended to meanwhile: half of the journal is of one segment.
+#[test]
+fn half_of_the_journal_finds_room_to_go_round() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, SEGMENT);
+    let options = options(65_536).maintenance_thread(true);
+    let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
+    wal.append_entry("other", None, "0", true).unwrap();
+    wal.append_entry("k", None, "0", true).unwrap();
+    fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+    dir.before_sync(|| thread::sleep(Duration::from_millis(300)));
+    while wal.append_entry("k", None, [7; 200], false).is_ok() {}
+    check_that_others_go_on(&wal);
+}
+
+/// More than half of the journal waits for a segment, as its thread is busy elsewhere, when that is to be synced.
+#[test]
+fn more_than_half_of_the_journal_is_not_promised() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "other-");
+    let options = options(65_536).maintenance_thread(true);
+    let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
+    dir.before_write(|| thread::sleep(Duration::from_millis(300)));
+    wal.append_entry("other", None, "0", false).unwrap();
+    for _ in 0..68 {
+        wal.append_entry("k", None, [7; 500], false).unwrap();
+    }
+    fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+    let _ = wal.sync_key("k");
+    for _ in 0..68 {
+        wal.append_entry("busy", None, [7; 500], false).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    check_that_others_go_on(&wal);
+}
+
+/// A promise that was kept had been paid for again each time the journal came round, with a sync of the segment.
+#[test]
+fn what_is_appended_after_a_sync_needs_none() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim), options(256 << 10)).unwrap();
+    for key in 0..200 {
+        wal.append_entry(format!("key {key}"), None, "first", false).unwrap();
+    }
+    wal.sync().unwrap();
+    let before = wal.stats().syncs;
+    // Some fifteen times the journal.
+    for number in 0..20_000 {
+        wal.append_entry(format!("key {}", number % 200), None, [7; 100], false).unwrap();
+    }
+    let syncs = wal.stats().syncs - before;
+    // Once for each of the promised segments, once or twice a turn for the journal's tail.
+    assert!(syncs < 200 + 15 * 8, "{syncs} syncs for entries that nobody wants to be durable");
+}

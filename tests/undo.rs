@@ -1,0 +1,123 @@
+//! A write that fails is taken back: who gets the error if the file is synced at the same moment? And what if there is
+//! nothing to take back?
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
+use keywal::{Wal, WalError, WalOptions};
+
+use common::hooked::HookedDir;
+use common::logs::{SEGMENT, contents, fail};
+
+mod common;
+
+const EIO: FaultKind = FaultKind::Error(5);
+const ENOSPC: FaultKind = FaultKind::Error(28);
+/// For what does not come where the threads wait for each other as they should.
+const WAIT: Duration = Duration::from_millis(200);
+
+fn options(journal_bytes: u64) -> WalOptions {
+    WalOptions::default().journal_bytes(journal_bytes)
+}
+
+/// A log whose journal is written and read by position.
+fn open_unmapped(sim: &SimDir, dir: &HookedDir) -> Arc<Wal> {
+    fail(sim, CallKind::Map, 0, EIO, "JOURNAL");
+    Arc::new(Wal::open_in(Arc::new(dir.clone()), options(65_536)).unwrap())
+}
+
+/// The kernel tells the error of a sync once. While one thread syncs the file for a durable entry of `k`, the write of
+/// another, to the same file, fails after so many that go well, and the sync that takes it back gets the error. If the
+/// first one's then comes back without, it must not count.
+fn acknowledged_beside_an_undo(
+    (sim, dir, wal): (&SimDir, &HookedDir, &Arc<Wal>),
+    (file, writes): (&str, u64),
+    refused: impl FnOnce(),
+) {
+    let undoer = thread::current().id();
+    let (syncs, is_syncing) = mpsc::channel();
+    let (undone, is_undone) = mpsc::channel();
+    let (acknowledged, is_acknowledged) = mpsc::channel();
+    let is_acknowledged = Mutex::new(is_acknowledged);
+    dir.before_sync(move || {
+        syncs.send(()).unwrap();
+        let _ = is_undone.recv_timeout(WAIT);
+    });
+    dir.after_each_sync(move || {
+        if thread::current().id() == undoer {
+            let _ = undone.send(());
+            let _ = is_acknowledged.lock().unwrap().recv_timeout(WAIT);
+        }
+    });
+    let theirs = Arc::clone(wal);
+    let other = thread::spawn(move || {
+        let result = theirs.append_entry("k", None, "durable", true);
+        let _ = acknowledged.send(());
+        result
+    });
+    is_syncing.recv().unwrap();
+    fail(sim, CallKind::Write, writes, EIO, file);
+    fail(sim, CallKind::SyncData, 0, EIO, file);
+    let faults = sim.faults_hit();
+    refused();
+    let acknowledged = other.join().unwrap();
+    assert_eq!(sim.faults_hit(), faults + 2);
+    let after = SimDir::from_image(&sim.durable_image(), 3);
+    let after = Wal::open_in(Arc::new(after), options(65_536)).unwrap();
+    assert!(
+        acknowledged.is_err() || contents(&after, "k") == ["durable"],
+        "acknowledged, and gone"
+    );
+}
+
+#[test]
+fn a_segments_sync_does_not_count_if_an_undo_got_its_error() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, SEGMENT);
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(0)).unwrap());
+    acknowledged_beside_an_undo((&sim, &dir, &wal), (SEGMENT, 0), || {
+        wal.append_entry("k", None, "refused", false).unwrap_err();
+    });
+}
+
+#[test]
+fn the_journals_sync_does_not_count_if_an_undo_got_its_error() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "JOURNAL");
+    let wal = open_unmapped(&sim, &dir);
+    wal.append_entry("other", None, "0", true).unwrap();
+    // The header of the frame and the content go well, but not the header of the record.
+    acknowledged_beside_an_undo((&sim, &dir, &wal), ("JOURNAL", 2), || {
+        let _ = wal.append_entry("other", None, "refused", false);
+    });
+}
+
+/// As it is on a file system that never writes in place.
+#[test]
+fn a_full_disk_does_not_end_a_journal_that_is_not_mapped() {
+    let sim = SimDir::new(1);
+    let wal = open_unmapped(&sim, &HookedDir::new(&sim, "JOURNAL"));
+    wal.append_entry("other", None, "0", true).unwrap();
+    let together = || ["a", "b"].map(|key| (key, None, "together".into()));
+    wal.append_many(together(), false).unwrap();
+    let (call, nth, forever) = (CallKind::Write, 0, true);
+    sim.inject(Fault { call, nth, kind: ENOSPC, forever, name_contains: None });
+    for durable in [false, true] {
+        let refused = wal.append_entry("other", None, "refused", durable);
+        assert!(matches!(refused, Err(WalError::StorageFull { .. })), "{refused:?}");
+        wal.append_many(together(), durable).unwrap_err();
+    }
+    sim.clear_faults();
+    assert!(wal.health().poisoned.is_empty(), "{:?}", wal.health());
+    wal.append_many(together(), true).unwrap();
+    wal.append_entry("other", None, "1", true).unwrap();
+    assert_eq!(contents(&wal, "a"), ["together", "together"]);
+    wal.remove_key("a").unwrap();
+    let after = SimDir::from_image(&sim.durable_image(), 3);
+    let after = Wal::open_in(Arc::new(after), options(65_536)).unwrap();
+    assert_eq!(contents(&after, "other"), ["0", "1"]);
+    assert_eq!(contents(&after, "b"), ["together", "together"]);
+    assert!(after.recovery_report().damaged.is_empty());
+}
