@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keywal::fs::sim::{CallKind, FaultKind, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, FaultKind, SimDir};
 use keywal::{Wal, WalError, WalOptions};
 
 use common::hooked::{DIRECTORY, HookedDir};
@@ -284,4 +284,45 @@ fn a_lost_segment_without_entries_is_no_reason_to_refuse() {
     wal.append_entry("k", None, [3; 10], true).unwrap();
     wal.snapshot_in(&copy).unwrap();
     assert_eq!(held(&copy), ["0:3000", "1:10"]);
+}
+
+/// A seal stands where the copy has the lost entry, whose frame was passed over as too short to reach behind it.
+#[test]
+fn an_earlier_snapshot_keeps_the_short_entry_whose_segment_is_dropped_since() {
+    for journal in [0, 65_536] {
+        let (sim, copy) = (SimDir::new(1), SimDir::new(2));
+        let options = || small().journal_bytes(journal);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        wal.append_entry("k", None, "0", true).unwrap();
+        wal.append_entry("k", None, "only in the snapshot", false).unwrap();
+        wal.snapshot_in(&copy).unwrap();
+        let before = held(&copy);
+        assert_eq!(before, ["0:1", "1:20"]);
+        let sim = SimDir::from_image(&sim.durable_image(), 3);
+        let wal = Wal::open_in(Arc::new(sim), options()).unwrap();
+        wal.append_entry("k", None, "another", true).unwrap();
+        wal.truncate_before("k", 1).unwrap();
+        nothing_goes_from_the_copy(&wal, &copy, &before);
+    }
+}
+
+/// A file that a snapshot shares may have a whole frame in a torn tail, which the snapshot does not count either.
+#[test]
+fn a_torn_tail_that_no_snapshot_had_is_no_reason_to_refuse() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    wal.append_entry("k", None, "0", true).unwrap();
+    wal.append_entry("k", None, [7; 900], false).unwrap();
+    wal.append_entry("k", None, "x", false).unwrap();
+    sim.crash_images(sim.trace_len(), &CrashBudget::default(), &mut |image, choice| {
+        let sim = SimDir::from_image(image, 3);
+        let wal = open(&sim);
+        let kept = wal.len("k").unwrap();
+        wal.append_entry("k", None, "new", true).unwrap();
+        let copy = sim.folder("copy");
+        wal.snapshot_in(&copy).unwrap();
+        wal.truncate_before("k", kept).unwrap();
+        let again = wal.snapshot_in(&copy);
+        assert!(again.is_ok(), "{choice}: {again:?}");
+    });
 }

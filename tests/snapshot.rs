@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::hooked::HookedDir;
+use common::logs::{SEGMENT, fail};
 use common::{COLLIDING, EPOCH_MS, Random, content, env_number, header};
 use keywal::fs::Dir;
-use keywal::fs::sim::{CrashBudget, Fault, FaultKind, Image, Op, SimDir};
+use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, Op, SimDir};
 use keywal::{
     Entry, Key, KeyOptions, ManualClock, Retention, Wal, WalError, WalOptions, verify_in,
 };
@@ -728,4 +729,27 @@ fn a_finished_snapshot_is_not_harmed_by_a_power_cut_during_the_next_recovery() {
         .collect();
     let written = |op: &Op| matches!(op, Op::Write { inode, .. } if shared.contains(inode));
     assert!(!trace[before..].iter().any(written));
+}
+
+/// What recovery looks for in a shared file is written if it cannot be read: a bad sector keeps no log from opening.
+#[test]
+fn a_read_that_fails_in_a_shared_file_keeps_no_log_from_opening() {
+    let failed = |shared: bool| {
+        let sim = SimDir::new(1);
+        let wal = Wal::open_in(Arc::new(sim.clone()), options(65_536)).unwrap();
+        for content in [[1; 3_000], [2; 3_000]] {
+            wal.append_entry("k", None, content, true).unwrap();
+        }
+        if shared {
+            wal.snapshot_in(&sim.folder("copy")).unwrap();
+        }
+        drop(wal);
+        let opens = |nth: &u64| {
+            let sim = sim.after_kill();
+            fail(&sim, CallKind::Read, *nth, FaultKind::Error(5), SEGMENT);
+            Wal::open_in(Arc::new(sim), options(65_536)).is_ok()
+        };
+        (0..10).filter(|nth| !opens(nth)).count()
+    };
+    assert_eq!(failed(true), failed(false));
 }

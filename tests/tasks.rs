@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -13,6 +14,11 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 use keywal::fs::sim::{CallKind, CrashChoice, Fault, FaultKind, SimDir};
 use keywal::{EntryRef, Follow, SyncPolicy, Wal, WalError, WalOptions, WhenDurable};
+
+use common::hooked::HookedDir;
+use common::logs::SEGMENT;
+
+mod common;
 
 /// Longer than any test takes: a task that waits so long has not been woken.
 const FOR_EVER: Duration = Duration::from_secs(60);
@@ -226,22 +232,21 @@ fn an_entry_of_a_file_that_was_closed_unsynced_becomes_durable() {
     server.join().unwrap().unwrap();
 }
 
-/// As an executor does that has been shut down: the task goes when it is woken, with the last handle of the log, on the
-/// log's own thread.
-#[test]
-fn the_log_may_end_on_the_thread_that_wakes_a_task() {
-    type Task = Pin<Box<dyn Future<Output = keywal::Result<()>> + Send>>;
-    struct Gone(Mutex<Option<Task>>, mpsc::Sender<&'static str>);
-    impl Wake for Gone {
-        fn wake(self: Arc<Self>) {
-            let task = self.0.lock().unwrap().take();
-            let dropped = catch_unwind(AssertUnwindSafe(|| drop(task)));
-            self.1.send(if dropped.is_ok() { "dropped" } else { "panicked" }).unwrap();
-        }
+type Task = Pin<Box<dyn Future<Output = keywal::Result<()>> + Send>>;
+
+/// An executor that has been shut down: the task goes when it is woken.
+struct Gone(Mutex<Option<Task>>, mpsc::Sender<&'static str>);
+
+impl Wake for Gone {
+    fn wake(self: Arc<Self>) {
+        let Some(task) = self.0.lock().unwrap().take() else { return };
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(task)));
+        self.1.send(if dropped.is_ok() { "dropped" } else { "panicked" }).unwrap();
     }
-    let every = SyncPolicy::Every(Duration::from_millis(200));
-    let (sim, wal) = open(direct().sync_policy(every));
-    let reference = wal.append_entry("k", None, "0", false).unwrap();
+}
+
+/// A task that waits for the entry with the handle it is given; tells when it is gone.
+fn wait_until_gone(wal: Arc<Wal>, reference: EntryRef) -> mpsc::Receiver<&'static str> {
     let task: Task = Box::pin(WhenDurable::new(wal, reference));
     let (says, said) = mpsc::channel();
     let gone = Arc::new(Gone(Mutex::new(Some(task)), says));
@@ -250,9 +255,94 @@ fn the_log_may_end_on_the_thread_that_wakes_a_task() {
     let polled = task.as_mut().unwrap().as_mut().poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
     drop(task);
-    assert_eq!(said.recv_timeout(FOR_EVER).unwrap(), "dropped");
-    let again = Wal::open_in(Arc::new(sim), direct()).unwrap();
-    assert_eq!(again.len("k").unwrap(), 1);
+    said
+}
+
+/// As soon as nobody else has it open.
+fn open_after(sim: &SimDir, options: WalOptions) -> Wal {
+    let began = Instant::now();
+    loop {
+        match Wal::open_in(Arc::new(sim.clone()), options.clone()) {
+            Err(WalError::Locked { .. }) => assert!(began.elapsed() < FOR_EVER, "never released"),
+            opened => return opened.unwrap(),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The last handle of the log goes on the log's own thread.
+#[test]
+fn the_log_may_end_on_the_thread_that_wakes_a_task() {
+    let every = SyncPolicy::Every(Duration::from_millis(200));
+    let (sim, wal) = open(direct().sync_policy(every));
+    let reference = wal.append_entry("k", None, "0", false).unwrap();
+    assert_eq!(wait_until_gone(wal, reference).recv_timeout(FOR_EVER).unwrap(), "dropped");
+    assert_eq!(open_after(&sim, direct()).len("k").unwrap(), 1);
+}
+
+/// What the thread is in the middle of goes on for a while: nobody else may have the directory meanwhile. It had written to
+/// the journal of the next log.
+#[test]
+fn a_log_that_ends_on_its_own_thread_stays_locked_until_that_has_ended() {
+    let options = || WalOptions::default().journal_bytes(16_384);
+    for count in 36..42 {
+        let sim = SimDir::new(1);
+        let dir = HookedDir::new(&sim, "");
+        let is_slow = Arc::new(AtomicBool::new(false));
+        let slow = Arc::clone(&is_slow);
+        dir.at_each_call(move |call, name| match call {
+            CallKind::SyncData if name == SEGMENT => thread::sleep(Duration::from_millis(50)),
+            CallKind::SyncDir if slow.load(Ordering::Relaxed) => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            _ => {}
+        });
+        let wal = Wal::open_in(Arc::new(dir), options().maintenance_thread(true)).unwrap();
+        let wal = Arc::new(wal);
+        wal.append_entry("k", None, "0", true).unwrap();
+        let reference = wal.append_entry("k", None, "1", false).unwrap();
+        let gone = wait_until_gone(Arc::clone(&wal), reference);
+        is_slow.store(true, Ordering::Relaxed);
+        // Until the thread has something to do.
+        wal.append_entry("busy", None, [7; 3_600], false).unwrap();
+        drop(wal);
+        let next = open_after(&sim, options());
+        for _ in 0..count {
+            next.append_entry("new", None, [7; 20], true).unwrap();
+        }
+        assert_eq!(gone.recv_timeout(FOR_EVER).unwrap(), "dropped");
+        thread::sleep(Duration::from_millis(200));
+        let after = SimDir::from_image(&sim.durable_image(), 3);
+        let after = Wal::open_in(Arc::new(after), options()).unwrap();
+        assert_eq!(after.len("new").unwrap(), count, "{:?}", after.recovery_report().damaged);
+    }
+}
+
+/// The thread has so much to sync that others help it; the log ends on one of those.
+#[test]
+fn the_log_may_end_on_a_thread_that_helps_its_own() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, ".log");
+    dir.at_each_call(|call, _| {
+        if call == CallKind::SyncData {
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let options = || WalOptions::default().journal_bytes(1 << 20);
+    let wal = Wal::open_in(Arc::new(dir), options().maintenance_thread(true)).unwrap();
+    let wal = Arc::new(wal);
+    for number in 0..100 {
+        wal.append_entry(format!("k{number}"), None, "0", true).unwrap();
+    }
+    let reference = wal.append_entry("k50", None, "1", false).unwrap();
+    let gone = wait_until_gone(Arc::clone(&wal), reference);
+    // Until the thread has something to do.
+    for _ in 0..300 {
+        wal.append_entry("busy", None, [7; 600], false).unwrap();
+    }
+    drop(wal);
+    assert_eq!(gone.recv_timeout(FOR_EVER).unwrap(), "dropped");
+    assert_eq!(open_after(&sim, options()).len("k50").unwrap(), 2);
 }
 
 /// The file of a key cannot even be opened for its sync: no segment has an error to tell.
