@@ -160,7 +160,7 @@ pub enum WalError {
 
     /// The operating system refused a call. Where the call was a sync ([`Poisoned`](Self::Poisoned)
     /// will follow), the fate of what it should have made durable is unknown until reopened.
-    #[error("{}: cannot {operation}", .path.display())]
+    #[error("{}: cannot {operation}{}", .path.display(), advice(.source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -227,6 +227,18 @@ impl SizeLimit {
             ),
         };
         format!("{what} has {bytes} bytes, and {option} allows {max}: {do_this}")
+    }
+}
+
+/// `EMFILE`, the same on every Unix.
+const TOO_MANY_OPEN_FILES: i32 = 24;
+
+/// What to do about an error of the operating system, where that can be said.
+fn advice(source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) {
+        ": too many open files; raise `ulimit -n`, or lower the option `max_open_files`"
+    } else {
+        ""
     }
 }
 

@@ -237,7 +237,7 @@
 //!   unexpired entry of its key.
 //! - **Errors.** `Err` before any sync: the entry is not in the log and will not appear; the key stays
 //!   usable (disk full included, as soon as space returns). `Err` from a sync: the entry's fate is
-//!   unknown until reopen; every caller sharing that sync gets the error; the key refuses durable work
+//!   unknown until reopen; every caller sharing that sync gets the error; the key refuses appends
 //!   with [`Poisoned`](WalError::Poisoned) until the `Wal` is reopened. `Ok` is never returned on behalf
 //!   of a sync that failed.
 //! - **Reads.** An entry is returned whole and checksum-correct, or an error is returned. Never another
@@ -387,7 +387,7 @@
 //! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some hundred or thousand appends also moves up to an eighth of the journal on to its segments, with one write for each of up to 32; or a [thread](WalOptions::maintenance_thread) does |
 //! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment |
 //! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk`. With `Os`, who reads or follows one of the entries before anybody has synced the journal does that first |
-//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none for `Os` appends. Memory: some 50 bytes for each segment that has entries in it |
+//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none as long as nobody was promised anything. Memory: some 50 bytes for each segment that has entries in it |
 //! | reading what is in the journal only | moves the key's entries to the segment first |
 //! | append of more than 64 KiB | a write to the segment; `Disk`: an `fdatasync` of it, and in a new segment one `fsync` of the directory |
 //! | first append of a key; a full or expired segment | creates a file; a segment that ends is synced |

@@ -5,6 +5,7 @@ use std::io;
 use std::thread::{self, Builder};
 
 use crate::primitives::atomic::{AtomicUsize, Ordering};
+use crate::primitives::thread_local;
 
 /// From so many items on, several threads work on them.
 const MANY: usize = 64;

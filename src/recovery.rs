@@ -1,7 +1,7 @@
 //! Opening a directory: lock it, list it, find out what happened to it, check what has to be checked.
 //!
-//! Recovery deletes nothing but what is left of removed keys, and overwrites nothing. It reads no
-//! segment after a clean shutdown, and else the newest segment of every key, now or when the key is first
+//! Recovery deletes nothing but what is left of removed keys, and overwrites nothing but what the journal has, with the
+//! same bytes. It reads no segment after a clean shutdown, and else the newest segment of every key, now or when the key is first
 //! used.
 
 #![warn(

@@ -3,7 +3,7 @@
 //!
 //! Positions count bytes since the directory was opened and never go back; a record stands in the file at
 //! its position modulo the capacity. The records from `tail` to `head` are in use; everything before
-//! `tail` is in the segments, and durable there if somebody was promised that. `free_to` is how far `head`
+//! `tail` is in the segments, and durable there if somebody was promised that, or stands once more behind it. `free_to` is how far `head`
 //! may go: it lags behind `tail + capacity` as long as a power cut could still make recovery look for
 //! promised records behind an older tail, and until a record names this one: a process may die while it
 //! writes over what the older one led to.
@@ -34,13 +34,12 @@ use crate::sync::{SyncError, SyncGate};
 
 /// Name of the journal's file.
 pub(crate) const JOURNAL_NAME: &str = "JOURNAL";
-/// How the file is filled with zeros: on ext4 a mapped page then has a size of its own, and a sync of a
-/// page that was touched costs a third of what it costs where the file was filled in larger pieces.
+/// How the file is filled with zeros: on ext4 each page is then one of its own in the page cache, and not part of a larger
+/// one (a folio), and a sync of a page that was touched costs a third.
 const FILL_BYTES: usize = 4096;
 /// Longest body of a record: above this, a copy through the journal gains nothing.
 const MAX_BODY_BYTES: u64 = 64 << 10;
-/// So many bytes for each segment are not worth waiting for more: what a write costs beside copying them is less than
-/// a tenth of it.
+/// With so many bytes for each segment, waiting for more saves less than a tenth: the rest of a write is copying them.
 const WORTH_A_WRITE: u64 = 16 << 10;
 /// No position.
 pub(crate) const NOWHERE: u64 = u64::MAX;
@@ -56,7 +55,7 @@ pub(crate) struct Piece<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Previous<'a> {
     None,
-    /// The one whose position this is, or [`NOWHERE`], when the space is taken: others may append some until then.
+    /// The one whose position this is, or [`NOWHERE`]; read under the lock, as others may append before.
     Newest(&'a AtomicU64),
     /// That of the piece before.
     Piece,
@@ -157,7 +156,7 @@ pub(crate) enum Retired {
     Names(u64),
     /// Done, and the space can be used again.
     Free,
-    /// Done, and the space can be used again once the records before this mark are durable.
+    /// Done, and the space can be used again once a durable record names this new tail: append one and sync it.
     FreeAfter(u64),
     /// No record names the new tail yet: append one, then call again.
     Unnamed,
@@ -257,7 +256,7 @@ impl Ring {
         self.capacity / 4
     }
 
-    /// Space that a record may not use, so that those which end something are hardly ever refused, and never
+    /// Space that a record may not use, so that those which end something are hardly ever refused, nor
     /// the one that makes room for others. `to_be_carried`: where something is promised, all of that may be of one segment
     /// whose sync fails, and then it has to find room again.
     fn reserve(&self, body: Body, to_be_carried: bool) -> u64 {
@@ -279,7 +278,7 @@ impl Ring {
         self.tail.load(Ordering::Acquire)
     }
 
-    /// Bytes of records that have yet to be moved on to their segments, more or less.
+    /// Bytes of records that have yet to be moved on to their segments: these at most.
     pub(crate) fn backlog(&self) -> u64 {
         self.head().saturating_sub(self.moved.load(Ordering::Relaxed))
     }
@@ -290,9 +289,9 @@ impl Ring {
         self.head() >= self.due.load(Ordering::Relaxed)
     }
 
-    /// For who does not hold the lock. At most half, or a quarter where something is promised: with what was moved on and
+    /// Works out when records are to be moved on, for who does not hold the lock. At most half, or a quarter where something is promised: with what was moved on and
     /// has not left the journal yet, all of that may be of one segment that has to be carried on, which takes room.
-    fn note_waiting(&self, state: &State) {
+    fn update_due(&self, state: &State) {
         let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
         let least = self.capacity / 4;
         let most = if state.segments.is_empty() { self.capacity / 2 } else { least };
@@ -319,8 +318,8 @@ impl Ring {
     // ---- appending ----
 
     /// Appends records, all or none; recovery sees them so, too, if all but the last continue. `placed`
-    /// is told where each one stands before anybody else can see it, and says whether the segment waits for
-    /// it, and for none before it. With promises, as [`Self::promise`] has them, for what comes before the
+    /// is told where each one stands before anybody else can see it, and says whether it is the oldest that the segment
+    /// waits for. With promises, as [`Self::promise`] has them, for what comes before the
     /// records and for themselves.
     pub(crate) fn append(
         &self,
@@ -380,8 +379,10 @@ impl Ring {
             Some(header)
         });
         // Bytes that no header leads to need not be undone, which would take space, too.
-        for (header, piece) in headers.clone().zip(pieces) {
-            self.put_body(&header, piece.parts)?;
+        let mut position = state.head;
+        for piece in pieces {
+            self.put_body(position, piece.parts)?;
+            position = position.saturating_add(piece.record.bytes());
         }
         for header in headers.clone() {
             if let Err(error) = self.store(header.position, &header.to_bytes(self.key)) {
@@ -389,30 +390,26 @@ impl Ring {
                 return Err(error);
             }
         }
-        let mut position = state.head;
         for (at, header) in headers.enumerate() {
             if placed(at, &header) {
                 state.waiting.insert((header.position, header.record.segment));
             }
-            position = header.next();
         }
         for promise in promises {
-            state.note(*promise, position);
+            state.note(*promise, end);
         }
-        state.head = position;
+        state.head = end;
         state.named_tail = tail;
-        self.head.store(position, Ordering::Release);
-        self.note_waiting(&state);
+        self.head.store(end, Ordering::Release);
+        self.update_due(&state);
         Ok(Outcome::Appended)
     }
 
     /// Makes sure that records whose headers were written, at least in part, do not come back.
     fn undo(&self, mut headers: impl Iterator<Item = RecordHeader>) {
         let zeros = [0; RecordHeader::BYTES];
-        let undo = || {
-            headers.try_for_each(|header| self.store(header.position, &zeros))?;
-            self.file.sync_data()
-        };
+        let mut take_back = || headers.try_for_each(|header| self.store(header.position, &zeros));
+        let undo = || take_back().and_then(|()| self.file.sync_data());
         if self.gate.undo(undo).is_err() {
             observe::poisoned(&self.path, &"a failed write could not be undone");
         }
@@ -430,13 +427,12 @@ impl Ring {
         }
     }
 
-    fn put_body(&self, header: &RecordHeader, parts: &[&[u8]]) -> io::Result<()> {
-        let mut at = header.position.saturating_add(RecordHeader::BYTES_U64);
-        for part in parts {
-            self.store(at, part)?;
-            at = at.saturating_add(len_u64(part.len()));
-        }
-        Ok(())
+    fn put_body(&self, position: u64, parts: &[&[u8]]) -> io::Result<()> {
+        let start = position.saturating_add(RecordHeader::BYTES_U64);
+        let put = |at: u64, part: &&[u8]| {
+            self.store(at, part).map(|()| at.saturating_add(len_u64(part.len())))
+        };
+        parts.iter().try_fold(start, put).map(drop)
     }
 
     // ---- moving on ----
@@ -453,7 +449,7 @@ impl Ring {
         let mut state = self.lock();
         state.waiting.remove(&waiting);
         state.waiting.extend(rest().map(|position| (position, waiting.1)));
-        self.note_waiting(&state);
+        self.update_due(&state);
     }
 
     // ---- memory ----
@@ -477,7 +473,7 @@ impl Ring {
         Ok(())
     }
 
-    /// As long as this is held, nobody appends, so that whatever record may be loaded, in use or not.
+    /// As long as this is held, nobody appends, so any record may be loaded, in use or not.
     pub(crate) fn hold(&self) -> impl Drop + '_ {
         self.lock()
     }
@@ -523,7 +519,7 @@ impl Ring {
         let given = !self.is_dead() && allowed(state.tail);
         if given {
             state.note(promise, mark);
-            self.note_waiting(&state);
+            self.update_due(&state);
         }
         given
     }
@@ -580,11 +576,11 @@ impl Ring {
         state.free_to = state.free_to.max(tail.saturating_add(self.capacity));
     }
 
-    /// Forgets promises to segments that `kept` says are durable as far as they were promised to be.
-    pub(crate) fn forget(&self, kept: impl Fn(SegmentId, u64) -> bool) {
+    /// Forgets promises to segments that `is_kept` says are durable as far as they were promised to be.
+    pub(crate) fn forget(&self, is_kept: impl Fn(SegmentId, u64) -> bool) {
         let mut state = self.lock();
-        state.segments.retain(|id, mark| !kept(*id, *mark));
-        self.note_waiting(&state);
+        state.segments.retain(|id, mark| !is_kept(*id, *mark));
+        self.update_due(&state);
     }
 }
 

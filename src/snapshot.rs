@@ -120,8 +120,7 @@ fn check_stream(
         } else {
             let label = label(stream.key().unwrap_or_default());
             let behind = theirs.iter().copied().filter(|other| *other > sequence).min();
-            let behind = behind.map(|other| stream.id(other));
-            let from = (behind, oldest.base_index);
+            let from = (behind.map(|other| stream.id(other)), oldest.base_index);
             replica::has_entries(dir, store.directory_id, id, &label, from)?
         };
         if is_lost {

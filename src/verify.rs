@@ -19,7 +19,7 @@ use crate::stream::Stream;
 /// Reads and checks every entry of a directory, and changes nothing: no lock is taken, nothing is repaired.
 /// The directory may be in use, closed, left by a crash with a journal that was not replayed, or damaged.
 /// If it is in use, this is about what was there when it began; segments that are dropped meanwhile are
-/// passed over.
+/// passed over. A directory that is no log has no keys.
 ///
 /// Costs reading all of it; memory for 100 bytes of each key and its own.
 ///

@@ -259,10 +259,10 @@ fn wait_until_gone(wal: Arc<Wal>, reference: EntryRef) -> mpsc::Receiver<&'stati
 }
 
 /// As soon as nobody else has it open.
-fn open_after(sim: &SimDir, options: WalOptions) -> Wal {
+fn open_after(sim: &SimDir, options: impl Fn() -> WalOptions) -> Wal {
     let began = Instant::now();
     loop {
-        match Wal::open_in(Arc::new(sim.clone()), options.clone()) {
+        match Wal::open_in(Arc::new(sim.clone()), options()) {
             Err(WalError::Locked { .. }) => assert!(began.elapsed() < FOR_EVER, "never released"),
             opened => return opened.unwrap(),
         }
@@ -277,7 +277,7 @@ fn the_log_may_end_on_the_thread_that_wakes_a_task() {
     let (sim, wal) = open(direct().sync_policy(every));
     let reference = wal.append_entry("k", None, "0", false).unwrap();
     assert_eq!(wait_until_gone(wal, reference).recv_timeout(FOR_EVER).unwrap(), "dropped");
-    assert_eq!(open_after(&sim, direct()).len("k").unwrap(), 1);
+    assert_eq!(open_after(&sim, direct).len("k").unwrap(), 1);
 }
 
 /// What the thread is in the middle of goes on for a while: nobody else may have the directory meanwhile. It had written to
@@ -306,7 +306,7 @@ fn a_log_that_ends_on_its_own_thread_stays_locked_until_that_has_ended() {
         // Until the thread has something to do.
         wal.append_entry("busy", None, [7; 3_600], false).unwrap();
         drop(wal);
-        let next = open_after(&sim, options());
+        let next = open_after(&sim, options);
         for _ in 0..count {
             next.append_entry("new", None, [7; 20], true).unwrap();
         }
@@ -342,7 +342,7 @@ fn the_log_may_end_on_a_thread_that_helps_its_own() {
     }
     drop(wal);
     assert_eq!(gone.recv_timeout(FOR_EVER).unwrap(), "dropped");
-    assert_eq!(open_after(&sim, options()).len("k50").unwrap(), 2);
+    assert_eq!(open_after(&sim, options).len("k50").unwrap(), 2);
 }
 
 /// The file of a key cannot even be opened for its sync: no segment has an error to tell.

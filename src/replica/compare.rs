@@ -113,7 +113,8 @@ fn entries<'a>(
     })
 }
 
-/// Whether an earlier copy of a segment, which the original has not, has entries from this offset and index on.
+/// Whether an earlier copy of a segment, which the original has not, has entries from this index on. `behind`: the
+/// next one that the earlier copy has.
 pub(crate) fn has_entries(
     dir: &dyn Dir,
     directory_id: u64,
@@ -121,22 +122,16 @@ pub(crate) fn has_entries(
     label: &str,
     (behind, index): (Option<SegmentId>, u64),
 ) -> Result<bool> {
-    let copy = match Segment::open(dir, id, label, directory_id, Access::Read, None, None) {
-        Ok((copy, _)) => copy,
-        Err(OpenError::Header(_)) => return Ok(false),
-        Err(OpenError::Wal(error)) => return Err(error),
+    let open = |id| match Segment::open(dir, id, label, directory_id, Access::Read, None, None) {
+        Ok((copy, _)) => Ok(Some(copy)),
+        Err(OpenError::Header(_)) => Ok(None),
+        Err(OpenError::Wal(error)) => Err(error),
     };
-    // What the copy itself counts of it.
-    let mut limit = u32::MAX;
-    if let Some(behind) = behind {
-        match Segment::open(dir, behind, label, directory_id, Access::Read, None, None) {
-            Ok((behind, _)) if behind.previous_sequence == id.sequence => {
-                limit = behind.previous_end
-            }
-            Ok(_) | Err(OpenError::Header(_)) => {}
-            Err(OpenError::Wal(error)) => return Err(error),
-        }
-    }
+    let Some(copy) = open(id)? else { return Ok(false) };
+    // What the earlier copy itself counts of it.
+    let behind = behind.map(open).transpose()?.flatten();
+    let behind = behind.filter(|behind| behind.previous_sequence == id.sequence);
+    let limit = behind.map_or(u32::MAX, |behind| behind.previous_end);
     let compare = || -> io::Result<bool> {
         let file = copy.file();
         for frame in entries(&copy, file, 0..reach(file.len()?).min(limit)) {

@@ -248,7 +248,7 @@ impl Pending {
     }
 
     /// Whether nothing that the file's sync does not cover is in the journal before this position.
-    pub(crate) fn is_dirty_from(&self, position: u64) -> bool {
+    pub(crate) fn is_clean_before(&self, position: u64) -> bool {
         self.dirty.load(Ordering::Acquire) >= position
     }
 

@@ -128,7 +128,7 @@ impl Store {
         let pieces: Vec<Piece<'_>> =
             batch.iter().enumerate().map(|(at, frames)| frames.piece(at < last)).collect();
         let bytes = pieces.iter().map(|piece| piece.record.bytes()).sum();
-        // Whoever waits for it or not: no key may lose what it had before and keep its part of this.
+        // Promised with `Os`, too: else a key could lose what it had before and keep its part of this.
         let promises: Vec<Promise> =
             batch.iter().map(|frames| self.promise_of(frames.segment)).collect();
         let mut end = 0;
@@ -225,7 +225,7 @@ impl Store {
                 return Err(WalError::Poisoned { path: ring.path.clone() });
             }
             if round >= ROUNDS {
-                // Not others: what is carried has it.
+                // Nobody else was faster: what is carried has the room.
                 self.files.poisoned().first().map_or(Ok(()), |segment| Err(segment.poisoned()))?;
             }
             self.make_room(ring, bytes)?;
@@ -393,12 +393,11 @@ impl Store {
                 Retired::Free => break,
             }
         }
-        // What came since is promised nothing, and must not cost a sync each time the journal goes round.
+        // What came since is promised nothing, and must not cost a sync each time the journal comes round.
         ring.forget(|id, mark| {
-            self.files.get(id).is_none_or(|segment| {
-                !segment.is_dirty()
-                    || segment.pending().is_some_and(|pending| pending.is_dirty_from(mark))
-            })
+            let kept =
+                |segment: &Segment| segment.pending().is_none_or(|it| it.is_clean_before(mark));
+            self.files.get(id).is_none_or(|segment| !segment.is_dirty() || kept(&segment))
         });
         Ok(())
     }
@@ -417,13 +416,13 @@ impl Store {
                 return synced;
             }
         }
-        if pending.is_dirty_from(to) { Ok(()) } else { self.carry(ring, &segment) }
+        if pending.is_clean_before(to) { Ok(()) } else { self.carry(ring, &segment) }
     }
 
     // ---- durability ----
 
     /// Promises that the segment's bytes up to `end`, and its name, survive once the journal does up to
-    /// the returned mark. `None`: the journal does not have all that is missing.
+    /// the returned mark. `None`: there is no journal, it is dead, or it does not have all that is missing.
     fn promise(&self, segment: &Segment, end: u32) -> Option<u64> {
         let (ring, pending) = (self.ring.as_ref()?, segment.pending()?);
         if ring.is_half_used() {
@@ -519,8 +518,7 @@ impl Store {
     }
 
     fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
-        // First: then it is only their bytes for which the journal has to stand, and it may have those of a
-        // segment that a full disk has no room for.
+        // Names first: then the journal need only have their bytes, as it may of a segment that a full disk has no room for.
         let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
         let mut others = Vec::new();

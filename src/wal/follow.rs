@@ -332,7 +332,7 @@ impl<W: Deref<Target = Wal> + Unpin> futures_core::Stream for Follow<W> {
     type Item = Result<Entry>;
 
     /// The same as [`Iterator::next`] without waiting: an append, a sync, a [`Canceller`] wakes the task. Reads
-    /// files, so it may take as long as the disk does.
+    /// files, so it may take as long as the disk does. For the waker, see [`Wal::when_durable`].
     fn poll_next(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,

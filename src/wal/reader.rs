@@ -70,7 +70,7 @@ impl WalReader {
 
     /// Opens the directory. Of the options, `max_entry_bytes` and `max_open_files` count. Costs a
     /// listing of the directory, and reading the journal if there is one; a key's newest segment is
-    /// read when the key is first used.
+    /// read when the key is first used. A directory that is no log, or none yet, has no keys.
     ///
     /// # Errors
     /// [`InvalidOptions`](WalError::InvalidOptions), [`UnsupportedVersion`](WalError::UnsupportedVersion),

@@ -33,6 +33,9 @@ impl Wal {
     /// their key, or with a [journal](crate::WalOptions::journal_bytes), of all keys. The syncs of others count as
     /// well; but if there is no such thread and nobody syncs, this waits until somebody does.
     ///
+    /// The waker is called by whoever syncs, in the middle of a call, under locks of the log: it may let the future and
+    /// the log go, but whoever runs the task at once, in the waker itself, must not call the log from there.
+    ///
     /// The append before it may itself take as long as creating a file does, and the sync of a full segment.
     ///
     /// ```

@@ -99,7 +99,9 @@ impl From<WalError> for Failure {
         let text = describe(&error);
         match error {
             WalError::Corrupted { .. } => Self::Damage(text),
-            WalError::Locked { .. } => Self::Locked(text),
+            WalError::Locked { .. } => {
+                Self::Locked(format!("{text}; of a log in use, `keywal restore` makes a copy"))
+            }
             _ => Self::Error(text),
         }
     }
