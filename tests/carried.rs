@@ -312,16 +312,26 @@ fn a_sync_whose_error_somebody_else_got_lets_nothing_leave_the_journal() {
     let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(16 << 10)).unwrap());
     wal.append_entry("k", None, "0", true).unwrap();
     wal.append_entry("busy", None, "x", true).unwrap();
-    let (other, faults) = (Arc::clone(&wal), sim.clone());
+    // The file has it: the next write is that of the append.
+    assert_eq!(contents(&wal, "k"), ["0"]);
+    fail(&sim, CallKind::Write, 0, EIO, "k-");
+    fail(&sim, CallKind::SyncData, 0, EIO, "k-");
+    let (begun, is_begun) = mpsc::channel();
     dir.before_sync(move || {
-        fail(&faults, CallKind::Write, 0, EIO, "k-");
-        fail(&faults, CallKind::SyncData, 0, EIO, "k-");
-        // Too large for the journal; what was written is cut off, and that synced.
-        other.append_entry("k", None, vec![7; 100_000], false).unwrap_err();
+        begun.send(()).unwrap();
+        // Until the segment, which is not poisoned yet, is about to be synced.
+        thread::sleep(Duration::from_millis(200));
     });
+    let theirs = Arc::clone(&wal);
+    let other = thread::spawn(move || {
+        // Too large for the journal; what was written is cut off, and that synced.
+        theirs.append_entry("k", None, vec![7; 100_000], false).unwrap_err();
+    });
+    is_begun.recv().unwrap();
     for _ in 0..2_000 {
         wal.append_entry("busy", None, [1; 100], true).unwrap();
     }
+    other.join().unwrap();
     assert_eq!(sim.faults_hit(), 2);
     let cut = SimDir::from_image(&sim.durable_image(), 3);
     let wal = Wal::open_in(Arc::new(cut), options(16 << 10)).unwrap();

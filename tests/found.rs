@@ -321,7 +321,8 @@ fn an_error_of_telling_labels_apart_is_one_of_opening() {
     let sim = SimDir::from_image(&image, 2);
     fail(&sim, CallKind::Open, 0, FaultKind::Error(24), SEGMENT);
     let refused = error(Wal::open_in(Arc::new(sim.clone()), options()));
-    assert_eq!(refused, format!("/simulated/{SEGMENT}: cannot open the segment"));
+    let advice = "too many open files; raise `ulimit -n`, or lower the option `max_open_files`";
+    assert_eq!(refused, format!("/simulated/{SEGMENT}: cannot open the segment: {advice}"));
     assert_eq!(contents(&open(&sim), "k"), ["durable"]);
 }
 

@@ -19,11 +19,14 @@ fn options(journal_bytes: u64) -> WalOptions {
     WalOptions::default().journal_bytes(journal_bytes)
 }
 
-/// The sync of one key's file has failed, once: everything goes on with the other keys.
-fn check_that_others_go_on(wal: &Wal) {
+/// The sync of one key's file has failed, once: everything goes on with the other keys. Entries of several keys can only go
+/// to the journal: not if next to half of it is carried.
+fn check_that_others_go_on(wal: &Wal, together: bool) {
     for round in 0..20 {
         wal.append_entry("other", None, [7; 100], true).unwrap();
-        wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
+        if together {
+            wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
+        }
         let key = format!("fresh {round}");
         wal.append_entry(&key, None, "x", true).unwrap();
         wal.remove_key(&key).unwrap();
@@ -52,7 +55,7 @@ fn removals_leave_the_room_to_carry_what_was_promised() {
             wal.remove_key(key).unwrap();
         }
         assert_eq!(sim.faults_hit(), 1);
-        check_that_others_go_on(&wal);
+        check_that_others_go_on(&wal, true);
     }
 }
 
@@ -68,7 +71,7 @@ fn half_of_the_journal_finds_room_to_go_round() {
     fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
     dir.before_sync(|| thread::sleep(Duration::from_millis(300)));
     while wal.append_entry("k", None, [7; 200], false).is_ok() {}
-    check_that_others_go_on(&wal);
+    check_that_others_go_on(&wal, false);
 }
 
 /// More than half of the journal waits for a segment, as its thread is busy elsewhere, when that is to be synced.
@@ -89,7 +92,7 @@ fn more_than_half_of_the_journal_is_not_promised() {
         wal.append_entry("busy", None, [7; 500], false).unwrap();
     }
     assert_eq!(sim.faults_hit(), 1);
-    check_that_others_go_on(&wal);
+    check_that_others_go_on(&wal, true);
 }
 
 /// A promise that was kept had been paid for again each time the journal came round, with a sync of the segment.
