@@ -9,7 +9,8 @@ pub type Result<T, E = WalError> = std::result::Result<T, E>;
 /// Every error of this crate. Each variant says what to do about it.
 ///
 /// Errors name files and offsets and never contain bytes of an entry. Unless a variant says
-/// otherwise, the call that returned it changed nothing: no part of a refused entry is in the log.
+/// otherwise, no part of a refused entry is in the log. A call that does the same to many keys or files, as `sync`,
+/// `compact` and `snapshot` do, may have done it to some.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalError {

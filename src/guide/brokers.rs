@@ -12,7 +12,7 @@
 //! | [`journal_bytes`] | 64 MiB with thousands of partitions | the more of a partition's entries go to its segment with one write, the better |
 //! | [`maintenance_thread`] | `true` | appends move the journal on only if the thread falls behind: shorter tails of latency |
 //! | [`check_on_open`] | `false` with very many | after a crash, a partition is checked when it is first used |
-//! | [`segments_per_retention_period`] | as it is | more segments: expired entries go sooner, there are more files, and ending a segment costs a sync in the append that does |
+//! | [`segments_per_retention_period`] | as it is | more segments: expired entries go sooner, there are more files, and ending a segment costs a sync in the append that does: of partitions that were begun together, one after the other |
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -123,7 +123,8 @@
 //! A consumer in another process on the machine reads with a [`WalReader`](crate::WalReader) and commits by way
 //! of the broker: one process writes. Of many partitions, it calls [`refresh`](crate::WalReader::refresh) once, which
 //! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a
-//! new group is `follow` from [`first_index`], or from [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all partitions of a topic in time order.
+//! new group is `follow` from [`first_index`], or from [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all
+//! partitions of a topic in time order. (These are calls of the `Wal`; a reader has `entries(key)?.time_range(..)`.)
 //!
 //! # Running it
 //!

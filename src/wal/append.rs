@@ -27,7 +27,8 @@ impl Wal {
     /// [`Io`](WalError::Io) of a write: the entry is not in the log, and the key can be used on.
     /// [`Io`](WalError::Io) of a sync: the entry's fate is unknown until the directory is reopened; from
     /// then on [`Poisoned`](WalError::Poisoned). [`Corrupted`](WalError::Corrupted): the end of the key's
-    /// log is damaged, so it cannot be continued.
+    /// log is damaged, so it cannot be continued before [`accept_loss`](Self::accept_loss).
+    /// [`Exhausted`](WalError::Exhausted): the key has used up its segment numbers.
     #[expect(clippy::needless_pass_by_value, reason = "as nano-wal has it; a `Bytes` is a handle")]
     pub fn append_entry(
         &self,
