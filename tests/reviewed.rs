@@ -429,26 +429,6 @@ fn a_failed_creation_does_not_come_back_once_the_key_is_removed() {
     assert_eq!(phantoms, 0);
 }
 
-/// A failed append and a sync at the same moment: the sync of the former got the error that the kernel
-/// reports once, and the latter acknowledged what was lost.
-#[test]
-fn a_sync_whose_error_somebody_else_got_acknowledges_nothing() {
-    let sim = SimDir::new(1);
-    let dir = HookedDir::new(&sim, "k-");
-    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options()).unwrap());
-    wal.append_entry("k", None, "zero", true).unwrap();
-    let (other, faults) = (Arc::clone(&wal), sim.clone());
-    dir.before_sync(move || {
-        fail(&faults, CallKind::Write, 0, FaultKind::Error(5), "k-");
-        fail(&faults, CallKind::SyncData, 0, FaultKind::Error(5), "k-");
-        other.append_entry("k", None, "two", false).unwrap_err();
-    });
-    let one = wal.append_entry("k", None, "one", true);
-    let found = contents(&open(&boot(&sim.durable_image())), "k");
-    assert!(one.is_err() || found == ["zero", "one"], "{one:?}, and there is {found:?}");
-    assert!(matches!(wal.sync_key("k"), Err(WalError::Poisoned { .. })));
-}
-
 /// A creation that failed came back after the key had been removed, where an earlier removal had left a
 /// tombstone.
 #[test]
