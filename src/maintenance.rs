@@ -1,7 +1,7 @@
 //! The threads of a log's own, if any are wanted: one moves entries from the journal to the segments, one syncs.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
@@ -19,21 +19,31 @@ pub(crate) struct Maintenance {
     store: Arc<Store>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     over: Arc<AtomicBool>,
+    lock: Weak<Mutex<Option<Box<dyn Lock>>>>,
 }
+
+/// The directory's lock, kept by the log and by its threads. Taken out in a forked child, where those do not exist.
+pub(crate) type SharedLock = Arc<Mutex<Option<Box<dyn Lock>>>>;
 
 impl Maintenance {
     /// No threads.
     pub(crate) fn none(store: &Arc<Store>) -> Self {
-        Self { store: Arc::clone(store), threads: Mutex::default(), over: Arc::default() }
+        Self {
+            store: Arc::clone(store),
+            threads: Mutex::default(),
+            over: Arc::default(),
+            lock: Weak::new(),
+        }
     }
 
     /// Starts the threads that the options want. While they work, the directory stays locked.
     pub(crate) fn start(
         store: &Arc<Store>,
         streams: &Arc<Streams>,
-        lock: &Arc<dyn Lock>,
+        lock: &SharedLock,
     ) -> io::Result<Self> {
-        let this = Self::none(store);
+        let mut this = Self::none(store);
+        this.lock = Arc::downgrade(lock);
         if store.bell.is_some() {
             let store = Arc::clone(store);
             this.spawn("keywal-maintenance", lock, move || store.keep_moving_on())?;
@@ -50,7 +60,7 @@ impl Maintenance {
     fn spawn(
         &self,
         name: &str,
-        lock: &Arc<dyn Lock>,
+        lock: &SharedLock,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let lock = Arc::clone(lock);
@@ -72,8 +82,11 @@ impl Maintenance {
         if let Some(bell) = &self.store.bell {
             bell.dismiss();
         }
-        // A forked child has no such threads.
         if self.store.check_process().is_err() {
+            // A forked child has no such threads, but what they keep.
+            if let Some(lock) = self.lock.upgrade() {
+                lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
             return;
         }
         for thread in threads {

@@ -16,6 +16,8 @@
     clippy::as_conversions
 )]
 
+mod undo;
+
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -262,10 +264,15 @@ impl Ring {
     fn reserve(&self, body: Body, to_be_carried: bool) -> u64 {
         match body {
             Body::Nothing => 0,
-            _ if to_be_carried => self.capacity / 2,
+            _ if to_be_carried => self.half(),
             Body::Frames | Body::Created => (self.capacity / 16).max(256),
             Body::Dropped => Record::bytes_for(0),
         }
+    }
+
+    /// Of the space, and what it takes to name the tail and a drop.
+    fn half(&self) -> u64 {
+        (self.capacity / 2).saturating_add(Record::bytes_for(0).saturating_mul(2))
     }
 
     /// Position behind the last record.
@@ -405,16 +412,6 @@ impl Ring {
         Ok(Outcome::Appended)
     }
 
-    /// Makes sure that records whose headers were written, at least in part, do not come back.
-    fn undo(&self, mut headers: impl Iterator<Item = RecordHeader>) {
-        let zeros = [0; RecordHeader::BYTES];
-        let mut take_back = || headers.try_for_each(|header| self.store(header.position, &zeros));
-        let undo = || take_back().and_then(|()| self.file.sync_data());
-        if self.gate.undo(undo).is_err() {
-            observe::poisoned(&self.path, &"a failed write could not be undone");
-        }
-    }
-
     fn header(&self, tail: u64, record: Record, previous: u64, position: u64) -> RecordHeader {
         let back = |to: u64| u32::try_from(position.saturating_sub(to)).unwrap_or(u32::MAX);
         RecordHeader {
@@ -504,7 +501,8 @@ impl Ring {
 
     /// Whether there may be too little room to carry on what is in use, were it all of one segment.
     pub(crate) fn is_half_used(&self) -> bool {
-        self.head().saturating_sub(self.tail()) > self.capacity / 2
+        let used = self.head().saturating_sub(self.tail());
+        used.saturating_add(self.half()) > self.capacity
     }
 
     /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable

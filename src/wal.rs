@@ -28,8 +28,8 @@ pub use when_durable::WhenDurable;
 use crate::clock::millis;
 use crate::error::{Result, WalError};
 use crate::format::SegmentName;
-use crate::fs::{Dir, LOCK_NAME, Lock, OsDir, len_u64};
-use crate::maintenance::Maintenance;
+use crate::fs::{Dir, LOCK_NAME, OsDir, len_u64};
+use crate::maintenance::{Maintenance, SharedLock};
 use crate::observe;
 use crate::options::WalOptions;
 use crate::primitives::Mutex;
@@ -62,7 +62,7 @@ pub struct Wal {
     /// The thread that asks the hook of a `compact`.
     asking: Mutex<Option<ThreadId>>,
     /// Released when the log is shut down or dropped.
-    lock: Mutex<Option<Arc<dyn Lock>>>,
+    lock: Mutex<Option<SharedLock>>,
 }
 
 impl Wal {
@@ -107,7 +107,7 @@ impl Wal {
         let _span = observe::opening(dir.path());
         let Opened { store, streams, report, lock } = recovery::open(dir, options)?;
         let (store, streams) = (Arc::new(store), Arc::new(streams));
-        let lock: Arc<dyn Lock> = Arc::from(lock);
+        let lock: SharedLock = Arc::new(Mutex::new(Some(lock)));
         let maintenance = Maintenance::start(&store, &streams, &lock).map_err(|source| {
             WalError::io(store.dir.path(), "start a thread of the log's own", source)
         })?;

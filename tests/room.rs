@@ -1,7 +1,8 @@
 //! Is there always room in the journal, for what has to go round with it and for others beside that? And does what
 //! nobody was promised take none?
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -14,19 +15,18 @@ use common::logs::{SEGMENT, fail};
 mod common;
 
 const EIO: FaultKind = FaultKind::Error(5);
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(30);
 
 fn options(journal_bytes: u64) -> WalOptions {
     WalOptions::default().journal_bytes(journal_bytes)
 }
 
-/// The sync of one key's file has failed, once: everything goes on with the other keys. Entries of several keys can only go
-/// to the journal: not if next to half of it is carried.
-fn check_that_others_go_on(wal: &Wal, together: bool) {
-    for round in 0..20 {
+/// The sync of one key's file has failed, once: everything goes on with the other keys.
+fn check_that_others_go_on(wal: &Wal) {
+    for round in 0..200 {
         wal.append_entry("other", None, [7; 100], true).unwrap();
-        if together {
-            wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
-        }
+        wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
         let key = format!("fresh {round}");
         wal.append_entry(&key, None, "x", true).unwrap();
         wal.remove_key(&key).unwrap();
@@ -55,23 +55,42 @@ fn removals_leave_the_room_to_carry_what_was_promised() {
             wal.remove_key(key).unwrap();
         }
         assert_eq!(sim.faults_hit(), 1);
-        check_that_others_go_on(&wal, true);
+        check_that_others_go_on(&wal);
     }
 }
 
-/// The sync takes its time before it fails, and the key is appended to meanwhile: half of the journal is of one segment.
+/// The sync takes its time before it fails, and the key is appended to meanwhile: up to half of the journal is of one
+/// segment, and stands there twice while the tail is in the middle of it.
 #[test]
 fn half_of_the_journal_finds_room_to_go_round() {
-    let sim = SimDir::new(1);
-    let dir = HookedDir::new(&sim, SEGMENT);
-    let options = options(65_536).maintenance_thread(true);
-    let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
-    wal.append_entry("other", None, "0", true).unwrap();
-    wal.append_entry("k", None, "0", true).unwrap();
-    fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
-    dir.before_sync(|| thread::sleep(Duration::from_millis(300)));
-    while wal.append_entry("k", None, [7; 200], false).is_ok() {}
-    check_that_others_go_on(&wal, false);
+    for percent in [30, 42, 45, 48] {
+        let sim = SimDir::new(1);
+        let dir = HookedDir::new(&sim, SEGMENT);
+        let options = options(65_536).maintenance_thread(true);
+        let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
+        fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+        let (syncs, is_syncing) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        let failed = Arc::new(AtomicBool::new(false));
+        let has_failed = Arc::clone(&failed);
+        dir.before_sync(move || {
+            syncs.send(()).unwrap();
+            let _ = may_go_on.recv_timeout(LONG);
+        });
+        dir.after_each_sync(move || has_failed.store(true, Ordering::Relaxed));
+        wal.append_entry("k", None, [7; 208], true).unwrap();
+        // In the journal, each one has 304 bytes. The sync begins at a quarter.
+        let (quarter, end) = (65_536 / 4 / 304 + 2, 65_536 * percent / 100 / 304);
+        let append = |_| wal.append_entry("k", None, [7; 208], false).map(drop).unwrap();
+        (1..quarter).for_each(append);
+        is_syncing.recv_timeout(LONG).unwrap();
+        (quarter..end).for_each(append);
+        go_on.send(()).unwrap();
+        while !failed.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        check_that_others_go_on(&wal);
+    }
 }
 
 /// More than half of the journal waits for a segment, as its thread is busy elsewhere, when that is to be synced.
@@ -92,7 +111,7 @@ fn more_than_half_of_the_journal_is_not_promised() {
         wal.append_entry("busy", None, [7; 500], false).unwrap();
     }
     assert_eq!(sim.faults_hit(), 1);
-    check_that_others_go_on(&wal, true);
+    check_that_others_go_on(&wal);
 }
 
 /// A promise that was kept had been paid for again each time the journal came round, with a sync of the segment.

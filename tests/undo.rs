@@ -121,3 +121,23 @@ fn a_full_disk_does_not_end_a_journal_that_is_not_mapped() {
     assert_eq!(contents(&after, "b"), ["together", "together"]);
     assert!(after.recovery_report().damaged.is_empty());
 }
+
+/// The record of a drop has no body: only its header was refused, and nothing of it was written.
+#[test]
+fn a_full_disk_does_not_end_an_unmapped_journal_that_notes_a_drop() {
+    let sim = SimDir::new(1);
+    fail(&sim, CallKind::Map, 0, EIO, "JOURNAL");
+    let options = options(65_536).max_segment_bytes(4_096);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for content in [[0; 3_000], [1; 3_000]] {
+        wal.append_entry("k", None, content, true).unwrap();
+    }
+    let (call, nth, forever) = (CallKind::Write, 0, true);
+    let name_contains = Some("JOURNAL".to_owned());
+    sim.inject(Fault { call, nth, kind: ENOSPC, forever, name_contains });
+    wal.truncate_before("k", 1).unwrap_err();
+    sim.clear_faults();
+    assert!(wal.health().poisoned.is_empty(), "{:?}", wal.health());
+    wal.truncate_before("k", 1).unwrap();
+    wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
+}

@@ -247,6 +247,11 @@ impl Pending {
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Everything from `direct` on that the file's sync does not cover is here or later.
+    pub(crate) fn dirty_from(&self) -> u64 {
+        self.dirty.load(Ordering::Acquire)
+    }
+
     /// Whether nothing that the file's sync does not cover is in the journal before this position.
     pub(crate) fn is_clean_before(&self, position: u64) -> bool {
         self.dirty.load(Ordering::Acquire) >= position

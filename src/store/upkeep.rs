@@ -366,6 +366,17 @@ impl Store {
 
     /// Gives the space before `to` back. Segments are synced for that only if they were promised to be.
     fn retire(&self, ring: &Ring, to: u64) -> Result<()> {
+        // What is carried stands there twice while the tail is in the middle of the older records: those go first.
+        let carried = self.files.poisoned();
+        let starts =
+            carried.iter().filter_map(|segment| segment.pending()).map(Pending::dirty_from);
+        if let Some(start) = starts.filter(|start| *start > ring.tail() && *start < to).min() {
+            self.retire_to(ring, start)?;
+        }
+        self.retire_to(ring, to)
+    }
+
+    fn retire_to(&self, ring: &Ring, to: u64) -> Result<()> {
         let mut checked = HashSet::new();
         let mut names = 0;
         loop {
