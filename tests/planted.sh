@@ -16,7 +16,9 @@ set -uo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 tree=${KEYWAL_TREE:-$repository}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}/planted
+builds=${CARGO_TARGET_DIR:-$repository/target}/planted
+# A bug changes little.
+export CARGO_PROFILE_RELEASE_INCREMENTAL=true CARGO_PROFILE_RELEASE_DEBUG=0
 unset KEYWAL_SEED KEYWAL_CRASH_OPS KEYWAL_FAULT
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
@@ -32,10 +34,13 @@ fresh() {
 # Builds and runs the tests that $1 names, which is [NAME=VALUE] TARGET.. [FILTER]. 0: they pass, 1:
 # they fail, 2: they do not compile, or there are none, 3: they take too long.
 run() {
-    local settings=() words=() word
+    local flags='' settings=() words=() word
     for word in $1; do
         if [[ $word == *=* ]]; then settings+=("$word"); else words+=("$word"); fi
+        [[ $word == RUSTFLAGS=* ]] && flags=${word#*=--cfg=}
     done
+    # All dependencies are built again where the flags are others.
+    settings+=("CARGO_TARGET_DIR=$builds/$flags")
     local target=("${words[@]:0:2}")
     [[ ${target[0]} == --lib ]] && target=(--lib)
     (cd "$copy/tree" && env "${settings[@]}" cargo test --release --quiet --no-run "${target[@]}") \
