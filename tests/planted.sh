@@ -32,7 +32,7 @@ fresh() {
 }
 
 # Builds and runs the tests that $1 names, which is [NAME=VALUE] TARGET.. [FILTER]. 0: they pass, 1:
-# they fail, 2: they do not compile, or there are none, 3: they take too long.
+# they fail, 2: they do not compile, or there are none, 3: they take more than $2 seconds.
 run() {
     local flags='' settings=() words=() word
     for word in $1; do
@@ -45,7 +45,7 @@ run() {
     [[ ${target[0]} == --lib ]] && target=(--lib)
     (cd "$copy/tree" && env "${settings[@]}" cargo test --release --quiet --no-run "${target[@]}") \
         >"$log" 2>&1 || return 2
-    (cd "$copy/tree" && timeout 300 env "${settings[@]}" cargo test --release --quiet "${words[@]}") \
+    (cd "$copy/tree" && timeout "$2" env "${settings[@]}" cargo test --release --quiet "${words[@]}") \
         >"$log" 2>&1 || return $(($? == 124 ? 3 : 1))
     # A filter that names no test catches nothing.
     grep -q '^running [1-9]' "$log" || return 2
@@ -68,7 +68,7 @@ mapfile -t runs < <(sed -n 's/^# run: //p' "${patches[@]}" | sort -u)
 fresh
 declare -A red
 for words in "${runs[@]}"; do
-    if ! run "$words"; then
+    if ! run "$words" 1800; then
         echo "FAILS WITHOUT A BUG: cargo test --release $words"
         tail -n 20 "$log"
         red[$words]=1 failed=1
@@ -84,7 +84,7 @@ for patch in "${patches[@]}"; do
         verdict="DOES NOT APPLY"
         failed=1
     else
-        run "$words"
+        run "$words" 300
         case $? in
         0) verdict=MISSED failed=1 ;;
         1) verdict=${red[$words]:+"NO PROOF"} verdict=${verdict:-caught} ;;
