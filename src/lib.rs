@@ -384,7 +384,7 @@
 //! | disk space for an entry | 32 bytes beyond header and content |
 //! | disk space for a segment | two copies of its header and a seal: about 0.7 KiB with a short key |
 //! | disk space for a directory | the [journal](WalOptions::journal_bytes)'s 4 MiB, and one descriptor more |
-//! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some hundred or thousand appends also moves up to an eighth of the journal on to its segments, with one write for each of up to 32; or a [thread](WalOptions::maintenance_thread) does |
+//! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some hundred or thousand appends also moves on to its segments what up to 32 of them have in the journal: a quarter or half of it at most, in writes of up to 256 KiB, which takes milliseconds if all of it is of one busy key; or a [thread](WalOptions::maintenance_thread) does |
 //! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment |
 //! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk`. With `Os`, who reads or follows one of the entries before anybody has synced the journal does that first |
 //! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none as long as nobody was promised anything. Memory: some 50 bytes for each segment that has entries in it |

@@ -79,15 +79,16 @@ impl Maintenance {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         self.over.store(true, Ordering::Release);
-        if let Some(bell) = &self.store.bell {
-            bell.dismiss();
-        }
+        // Before any lock that a thread may have held when the process was forked.
         if self.store.check_process().is_err() {
             // A forked child has no such threads, but what they keep.
             if let Some(lock) = self.lock.upgrade() {
                 lock.lock().unwrap_or_else(PoisonError::into_inner).take();
             }
             return;
+        }
+        if let Some(bell) = &self.store.bell {
+            bell.dismiss();
         }
         for thread in threads {
             thread.thread().unpark();

@@ -16,6 +16,7 @@
     clippy::as_conversions
 )]
 
+mod room;
 mod undo;
 
 use std::collections::BTreeSet;
@@ -70,7 +71,7 @@ pub(crate) struct Ring {
     memory: Option<Box<dyn Mapping>>,
     pub(crate) path: PathBuf,
     capacity: u64,
-    /// Number of the directory, for the checksums.
+    /// Number of the directory, with which the records' checksums begin. No key of the log.
     key: u64,
     epoch: u32,
     process: Process,
@@ -87,6 +88,8 @@ pub(crate) struct Ring {
     moved: AtomicU64,
     /// Once the head is here, records have to be moved on.
     due: AtomicU64,
+    /// So many bytes go past the journal before room is made for them again.
+    past: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -217,6 +220,7 @@ impl Ring {
             moving: Mutex::new(()),
             moved: AtomicU64::new(0),
             due: AtomicU64::new(capacity / 4),
+            past: AtomicU64::new(0),
         })
     }
 
@@ -248,33 +252,6 @@ impl Ring {
         self.capacity
     }
 
-    /// Longest record, its header included, that is accepted.
-    pub(crate) fn fits(&self, body_bytes: u64) -> bool {
-        body_bytes <= MAX_BODY_BYTES && Record::bytes_for(body_bytes) <= self.most_together()
-    }
-
-    /// Most bytes of records that are appended together.
-    pub(crate) fn most_together(&self) -> u64 {
-        self.capacity / 4
-    }
-
-    /// Space that a record may not use, so that those which end something are hardly ever refused, nor
-    /// the one that makes room for others. `to_be_carried`: where something is promised, all of that may be of one segment
-    /// whose sync fails, and then it has to find room again.
-    fn reserve(&self, body: Body, to_be_carried: bool) -> u64 {
-        match body {
-            Body::Nothing => 0,
-            _ if to_be_carried => self.half(),
-            Body::Frames | Body::Created => (self.capacity / 16).max(256),
-            Body::Dropped => Record::bytes_for(0),
-        }
-    }
-
-    /// Of the space, and what it takes to name the tail and a drop.
-    fn half(&self) -> u64 {
-        (self.capacity / 2).saturating_add(Record::bytes_for(0).saturating_mul(2))
-    }
-
     /// Position behind the last record.
     pub(crate) fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
@@ -296,8 +273,9 @@ impl Ring {
         self.head() >= self.due.load(Ordering::Relaxed)
     }
 
-    /// Works out when records are to be moved on, for who does not hold the lock. At most half, or a quarter where something is promised: with what was moved on and
-    /// has not left the journal yet, all of that may be of one segment that has to be carried on, which takes room.
+    /// Works out when records are to be moved on, for who does not hold the lock. At most half, or a quarter where
+    /// something is promised: with what was moved on and has not left the journal yet, all of that may be of one segment
+    /// that has to be carried on, which takes room.
     fn update_due(&self, state: &State) {
         let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
         let least = self.capacity / 4;
@@ -498,12 +476,6 @@ impl Ring {
     }
 
     // ---- durability ----
-
-    /// Whether there may be too little room to carry on what is in use, were it all of one segment.
-    pub(crate) fn is_half_used(&self) -> bool {
-        let used = self.head().saturating_sub(self.tail());
-        used.saturating_add(self.half()) > self.capacity
-    }
 
     /// Promises that what a segment has in the journal up to `mark` will be in the segment, and durable
     /// there, before it leaves the journal. `false`: it is not allowed any more.

@@ -347,7 +347,7 @@ impl Segment {
         Ok(seal.is_ok_and(|seal| seal.watermark >= offset))
     }
 
-    // ---- writing: only under the stream's writer lock ----
+    // ---- writing: appends only under the stream's writer lock; the rest, settling included, beside them, too ----
 
     /// The offset up to which everything is durable, for the watermark of the next frame.
     pub(crate) fn watermark(&self) -> u32 {

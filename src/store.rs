@@ -2,6 +2,7 @@
 
 mod carry;
 mod damage;
+mod moving;
 mod upkeep;
 
 use std::io::IoSlice;

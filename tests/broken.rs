@@ -1,13 +1,13 @@
 //! A file whose sync has failed: is what was readable still readable, and does what was dropped of it stay away?
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, FaultKind, SimDir};
-use keywal::{ManualClock, Result, Wal, WalError};
+use keywal::{ManualClock, Result, Wal, WalError, WalOptions};
 
 use common::hooked::HookedDir;
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, options};
@@ -15,6 +15,8 @@ use common::logs::{NOW, SEGMENT, TWINS, contents, fail, options};
 mod common;
 
 const EIO: FaultKind = FaultKind::Error(5);
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(30);
 /// In the name of the third file of a key.
 const NEWEST: &str = "-0003.log";
 
@@ -151,4 +153,118 @@ fn what_a_failed_sync_lost_stays_readable_when_two_sync_at_once() {
     });
     wal.sync_key(TWINS[0]).unwrap_err();
     check_still_readable(&wal, "two at once");
+}
+
+/// Of a segment whose sync has failed, the journal starts at what is carried: behind the record that says that the
+/// segment is dropped, what there was of it came back if the truncation ended before all of it stood there once more.
+/// The process is killed, or the power cut, at the `nth` sync of the journal by who makes it come round.
+fn truncated_while_it_is_carried(nth: usize, kill: bool) -> Option<(SimDir, Arc<ManualClock>)> {
+    let sim = SimDir::new(1);
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = WalOptions::with_retention(Duration::from_secs(100))
+        .journal_bytes(64 << 10)
+        .clock(clock.clone());
+    let dir = HookedDir::new(&sim, "");
+    let (paused, is_paused) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let (done, is_done) = mpsc::channel::<bool>();
+    let (may_go_on, is_done) = (Mutex::new(may_go_on), Mutex::new(is_done));
+    let (unlinked, has_paused) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (armed, count) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+    let is_armed = Arc::clone(&armed);
+    let cut: Arc<Mutex<Option<SimDir>>> = Arc::default();
+    let (taken, disk, release) = (Arc::clone(&cut), sim.clone(), go_on.clone());
+    dir.at_each_call(move |call, name| {
+        if thread::current().name() == Some("truncates") {
+            if call == CallKind::Remove && name.contains("-0002") {
+                unlinked.store(true, Ordering::Relaxed);
+            }
+            if call == CallKind::SyncDir
+                && unlinked.load(Ordering::Relaxed)
+                && !has_paused.swap(true, Ordering::Relaxed)
+            {
+                paused.send(()).unwrap();
+                let _ = may_go_on.lock().unwrap().recv_timeout(LONG);
+            }
+        } else if is_armed.load(Ordering::Relaxed)
+            && call == CallKind::SyncData
+            && name == "JOURNAL"
+            && count.fetch_add(1, Ordering::Relaxed) == nth
+        {
+            release.send(()).unwrap();
+            // Acknowledged: only then the process is killed, or the power cut.
+            let done = is_done.lock().unwrap().recv_timeout(Duration::from_secs(5));
+            if done == Ok(true) {
+                let image = if kill {
+                    disk.after_kill()
+                } else {
+                    SimDir::from_image(&disk.durable_image(), 3)
+                };
+                *taken.lock().unwrap() = Some(image);
+            }
+        }
+    });
+    let wal = Arc::new(Wal::open_in(Arc::new(dir), options).unwrap());
+    for n in 0..4 {
+        clock.advance(Duration::from_secs(15));
+        wal.append_entry("k", None, vec![n; 3_000], false).unwrap();
+        wal.sync().unwrap();
+    }
+    fail(&sim, CallKind::SyncData, 0, EIO, "k-af63e64c8601fd8a-0002");
+    for _ in 0..2_000 {
+        wal.append_entry("busy", None, "x", false).unwrap();
+    }
+    assert_eq!(sim.faults_hit(), 1);
+    wal.sync().ok();
+    let theirs = Arc::clone(&wal);
+    let truncates = thread::Builder::new()
+        .name("truncates".to_owned())
+        .spawn(move || {
+            let result = theirs.truncate_before("k", 3);
+            let _ = done.send(result.is_ok());
+            result
+        })
+        .unwrap();
+    is_paused.recv_timeout(LONG).unwrap();
+    armed.store(true, Ordering::Relaxed);
+    for _ in 0..8_000 {
+        wal.append_entry("busy", None, "x", false).unwrap();
+        if cut.lock().unwrap().is_some() {
+            break;
+        }
+    }
+    let _ = go_on.send(());
+    truncates.join().unwrap().unwrap();
+    let cut = cut.lock().unwrap().take();
+    cut.map(|cut| (cut, clock))
+}
+
+fn check_truncated(kill: bool) {
+    let mut wrong = Vec::new();
+    for nth in 0..24 {
+        let Some((cut, clock)) = truncated_while_it_is_carried(nth, kill) else { continue };
+        let options = WalOptions::with_retention(Duration::from_secs(100))
+            .journal_bytes(64 << 10)
+            .clock(clock);
+        let wal = Wal::open_in(Arc::new(cut), options).unwrap();
+        let found: Vec<_> = wal
+            .entries("k")
+            .unwrap()
+            .map(|entry| entry.map(|entry| entry.index).map_err(|error| error.to_string()))
+            .collect();
+        if found != [Ok(3)] {
+            wrong.push((nth, found));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_kill_brings_nothing_back_that_a_truncation_has_dropped() {
+    check_truncated(true);
+}
+
+#[test]
+fn a_power_cut_brings_nothing_back_that_a_truncation_has_dropped() {
+    check_truncated(false);
 }

@@ -8,33 +8,16 @@ use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
 use keywal::{ManualClock, Retention, Verdict, Wal, WalOptions};
 
 use common::hooked::{DIRECTORY, HookedDir};
-use common::logs::{NOW, contents, fail};
+use common::logs::{NOW, RECORD, contents, fail, records};
 
 mod common;
 
 const EIO: FaultKind = FaultKind::Error(5);
-/// How long the header of a record of the journal is, and that of a frame.
-const RECORD: usize = 64;
+/// How long the header of a frame is.
 const FRAME: usize = 32;
 
 fn options(journal_bytes: u64) -> WalOptions {
     WalOptions::default().journal_bytes(journal_bytes)
-}
-
-/// Where the records of the journal are: position, place in the file, length. By their signature.
-fn records(sim: &SimDir) -> Vec<(u64, usize, usize)> {
-    let image = sim.image();
-    let journal = image.get("JOURNAL").unwrap();
-    let mut found = Vec::new();
-    for at in (0..journal.len() - RECORD).step_by(8) {
-        if journal[at..].starts_with(b"KWJR") {
-            let position = u64::from_le_bytes(journal[at + 8..at + 16].try_into().unwrap());
-            let body = u32::from_le_bytes(journal[at + 36..at + 40].try_into().unwrap());
-            found.push((position, at, (RECORD + body as usize).next_multiple_of(8)));
-        }
-    }
-    found.sort_unstable();
-    found
 }
 
 /// The file could not take what the journal had when the key was removed; the reader who works on it looks for it

@@ -46,6 +46,8 @@ struct Key {
     dropped: u64,
     /// A removal has begun: nothing has to be there any more.
     removed: bool,
+    /// What was appended together with entries of other keys, by index.
+    together: BTreeMap<u64, Bytes>,
 }
 
 type Name = &'static str;
@@ -89,15 +91,42 @@ impl Log {
         change(self.model.lock().unwrap().entry(key).or_default());
     }
 
+    /// No two are the same.
+    fn entry(&self, bytes: u64) -> Bytes {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let noise = content(serial, usize::try_from(bytes).unwrap());
+        Bytes::from([&noise[..], &serial.to_le_bytes()].concat())
+    }
+
     /// Each key is of one thread.
     fn append(&self, key: Name, bytes: u64, durable: bool) {
         let Ok(index) = self.wal.next_index(key) else { return };
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let noise = content(serial, usize::try_from(bytes).unwrap());
-        let entry = Bytes::from([&noise[..], &serial.to_le_bytes()].concat());
+        let entry = self.entry(bytes);
         self.change(key, |key| key.begun.entry(index).or_default().push(entry.clone()));
         if self.wal.append_entry(key, None, entry, durable).is_ok() && durable {
             self.change(key, |key| key.durable = index + 1);
+        }
+    }
+
+    /// An entry in each of the others' keys.
+    fn append_together(&self, bytes: u64, durable: bool) {
+        let entry = self.entry(bytes);
+        let mut indexes = Vec::new();
+        for key in OTHERS {
+            let Ok(index) = self.wal.next_index(key) else { return };
+            indexes.push((key, index));
+        }
+        for (key, index) in &indexes {
+            self.change(key, |key| {
+                key.begun.entry(*index).or_default().push(entry.clone());
+                key.together.insert(*index, entry.clone());
+            });
+        }
+        let entries = OTHERS.map(|key| (key, None, entry.clone()));
+        if self.wal.append_many(entries, durable).is_ok() && durable {
+            for (key, index) in indexes {
+                self.change(key, |key| key.durable = index + 1);
+            }
         }
     }
 
@@ -109,8 +138,11 @@ impl Log {
             // A durable one may wait for who is in the middle of a sync.
             let seldom = one(&mut random, &[8, u64::MAX]);
             for _ in 0..=random.next() % 60 {
-                let key = one(&mut random, &OTHERS);
-                self.append(key, random.next() % most, random.next() % seldom == 0);
+                let (bytes, durable) = (random.next() % most, random.next() % seldom == 0);
+                match random.next() % 4 {
+                    0 => self.append_together(bytes, durable),
+                    _ => self.append(one(&mut random, &OTHERS), bytes, durable),
+                }
             }
             done.send(()).unwrap();
         }
@@ -191,6 +223,7 @@ impl Disk {
         let wal = wal.map_err(|error| format!("open: {error}"))?;
         let damaged = &wal.recovery_report().damaged;
         ensure!(damaged.is_empty(), "false damage: {damaged:?}");
+        let mut together: BTreeMap<&Bytes, Vec<(Name, bool)>> = BTreeMap::new();
         for (name, key) in now {
             let entries = wal.entries(name).map_err(|error| format!("{name}: {error}"))?;
             let entries = entries.map(|entry| entry.map(|entry| (entry.index, entry.content)));
@@ -198,6 +231,14 @@ impl Disk {
             let found = found.map_err(|error| format!("{name}: {error}"))?;
             let durable = before.get(name).map_or(0, |key| key.durable);
             key.check(durable, &found).map_err(|text| format!("{name}: {text}"))?;
+            for (index, entry) in key.together.range(key.dropped..) {
+                let is_there = found.iter().any(|found| found == &(*index, entry.clone()));
+                together.entry(entry).or_default().push((name, is_there));
+            }
+        }
+        for (entry, parts) in together {
+            let halved = parts.iter().any(|part| part.1 != parts[0].1);
+            ensure!(!halved, "half of a batch of {} bytes: {parts:?}", entry.len());
         }
         Ok(())
     }
@@ -207,7 +248,7 @@ impl Disk {
 fn disturb(dir: &HookedDir, others: ThreadId, middle: Middle, disk: Disk) -> Arc<OnceLock<String>> {
     let wrong: Arc<OnceLock<String>> = Arc::default();
     let (found, middle) = (Arc::clone(&wrong), Mutex::new(middle));
-    dir.at_each_call(move |call, name| {
+    let disturb = Arc::new(move |call: CallKind, name: &str| {
         if thread::current().id() == others || name == "JOURNAL" || found.get().is_some() {
             return;
         }
@@ -225,12 +266,15 @@ fn disturb(dir: &HookedDir, others: ThreadId, middle: Middle, disk: Disk) -> Arc
             found.set(format!("{text}, cut at {call:?} of {name}")).unwrap();
         }
     });
+    let behind = Arc::clone(&disturb);
+    dir.at_each_call(move |call, name| disturb(call, name));
+    dir.after_each_sync(move || behind(CallKind::SyncData, "a file that is synced now"));
     wrong
 }
 
 /// A step of the thread that is disturbed, which is noted first. In two of three lives, syncs fail.
 fn step(log: &Log, random: &mut Random, faulty: bool, steps: &mut Vec<String>) {
-    let (key, kind) = (one(random, &KEYS), random.next() % 23);
+    let (key, kind) = (one(random, &KEYS), random.next() % 27);
     steps.push(format!("{kind} {key}"));
     match kind {
         0..=6 => log.append(key, random.next() % 2_500, true),
@@ -244,7 +288,9 @@ fn step(log: &Log, random: &mut Random, faulty: bool, steps: &mut Vec<String>) {
         16 => log.remove(key),
         17 => log.set_retention(key, one(random, &[None, Some(Retention::keep_last(2))])),
         18 => log.clock.advance(Duration::from_secs(12)),
-        19.. if faulty => fail(&log.sim, CallKind::SyncData, random.next() % 2, EIO, key),
+        // What the journal has of it goes to its file.
+        19..=22 => drop(log.wal.enumerate_records(one(random, &OTHERS)).map(Iterator::count)),
+        23.. if faulty => fail(&log.sim, CallKind::SyncData, random.next() % 2, EIO, key),
         _ => {}
     }
 }

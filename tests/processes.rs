@@ -85,6 +85,9 @@ fn one_of_two_processes_that_open_at_once_gets_the_directory() {
 }
 
 mod forked {
+    use std::mem::ManuallyDrop;
+    use std::path::Path;
+
     use super::{Failures, Progress, Wal, WalError, WalOptions, env_number};
 
     unsafe extern "C" {
@@ -132,5 +135,41 @@ mod forked {
         assert_eq!(status, 0, "the child was let through");
         wal.append_entry("k", None, "parent still", true).unwrap();
         assert_eq!(wal.len("k").unwrap(), 2);
+    }
+
+    /// A child that lets the log go does not wait for threads that it has not, and does not keep the directory locked.
+    #[test]
+    fn a_forked_child_may_drop_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || WalOptions::default().journal_bytes(4_096).maintenance_thread(true);
+        let mut wal = ManuallyDrop::new(Wal::new(dir.path(), options()).unwrap());
+        for round in 0..200 {
+            // The log's own thread has something to do.
+            for _ in 0..round % 7 {
+                wal.append_entry("k", None, [7; 400], false).unwrap();
+            }
+            // SAFETY: nobody else is in a call, and the thread that is has no lock that dropping needs. The child leaves
+            // with `_exit`, so it has one copy of the log to drop, and the parent has another.
+            unsafe {
+                match fork() {
+                    0 => {
+                        ManuallyDrop::drop(&mut wal);
+                        _exit(i32::from(has_open(&dir.path().join("LOCK"))));
+                    }
+                    child => {
+                        let mut status = -1;
+                        assert_eq!(waitpid(child, &raw mut status, 0), child);
+                        assert_eq!(status, 0, "the child keeps the lock");
+                    }
+                }
+            }
+        }
+        drop(ManuallyDrop::into_inner(wal));
+        Wal::new(dir.path(), options()).unwrap();
+    }
+
+    fn has_open(path: &Path) -> bool {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).any(|it| it == path)
     }
 }

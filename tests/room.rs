@@ -6,11 +6,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use keywal::fs::sim::{CallKind, FaultKind, SimDir};
+use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
 use keywal::{Wal, WalOptions};
 
 use common::hooked::HookedDir;
-use common::logs::{SEGMENT, fail};
+use common::logs::{SEGMENT, fail, records};
 
 mod common;
 
@@ -131,4 +131,73 @@ fn what_is_appended_after_a_sync_needs_none() {
     let syncs = wal.stats().syncs - before;
     // Once for each of the promised segments, once or twice a turn for the journal's tail.
     assert!(syncs < 200 + 15 * 8, "{syncs} syncs for entries that nobody wants to be durable");
+}
+
+/// Half of the journal, less so many bytes, waits for a segment whose sync takes its time and then fails.
+fn half_is_carried(journal_bytes: u64, less: u64) -> (SimDir, Wal) {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, SEGMENT);
+    let options = options(journal_bytes).maintenance_thread(true);
+    let wal = Wal::open_in(Arc::new(dir.clone()), options).unwrap();
+    fail(&sim, CallKind::SyncData, 0, EIO, SEGMENT);
+    let (syncs, is_syncing) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    dir.before_sync(move || {
+        syncs.send(()).unwrap();
+        let _ = may_go_on.recv_timeout(LONG);
+    });
+    // Appends an entry, which has 96 bytes of headers, and says how much is left.
+    let append = |bytes: u64, durable| {
+        wal.append_entry("k", None, vec![7; usize::try_from(bytes).unwrap()], durable).unwrap();
+        let (position, _, length) = *records(&sim).last().unwrap();
+        journal_bytes / 2 - less - position - length as u64
+    };
+    append(208, true);
+    while append(208, false) > journal_bytes / 4 - less - 1_000 {}
+    is_syncing.recv_timeout(LONG).unwrap();
+    while append(208, false) >= 700 {}
+    let rest = append(8, false);
+    assert_eq!(append(rest - 96, false), 0);
+    go_on.send(()).unwrap();
+    while sim.faults_hit() == 0 {
+        thread::yield_now();
+    }
+    (sim, wal)
+}
+
+/// What is carried had been appended again for each entry of the others.
+#[test]
+fn others_do_not_pay_for_what_is_carried() {
+    let (sim, wal) = half_is_carried(65_536, 1_000);
+    wal.append_entry("other", None, "0", false).unwrap();
+    let (start, before) = (sim.trace_len(), wal.stats().syncs);
+    for _ in 0..1_000 {
+        wal.append_entry("other", None, [7; 100], false).unwrap();
+    }
+    let written: usize = sim.trace()[start..]
+        .iter()
+        .map(|op| if let Op::Write { data, .. } = op { data.len() } else { 0 })
+        .sum();
+    let syncs = wal.stats().syncs - before;
+    assert!(written < 1_000_000 && syncs < 100, "{written} bytes, {syncs} syncs for 100,000 bytes");
+}
+
+/// Each one takes room for what says so, and all that was promised is of one segment.
+#[test]
+fn removals_at_once_leave_the_room_to_carry() {
+    for threads in [1, 8] {
+        let (_sim, wal) = half_is_carried(65_536, 192);
+        for round in 0..1_600 / threads {
+            let key = |n: usize| format!("fresh {round} {n}");
+            for n in 0..threads {
+                wal.append_entry(key(n), None, "x", true).unwrap();
+            }
+            thread::scope(|scope| {
+                for n in 0..threads {
+                    let wal = &wal;
+                    scope.spawn(move || wal.remove_key(key(n)).unwrap());
+                }
+            });
+        }
+    }
 }

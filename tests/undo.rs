@@ -141,3 +141,24 @@ fn a_full_disk_does_not_end_an_unmapped_journal_that_notes_a_drop() {
     wal.truncate_before("k", 1).unwrap();
     wal.append_many(["a", "b"].map(|key| (key, None, "x".into())), true).unwrap();
 }
+
+/// The header of a frame, the content, and of the record's header a part: less than all of one is none.
+#[test]
+fn a_full_disk_does_not_end_an_unmapped_journal_in_the_middle_of_a_header() {
+    let sim = SimDir::new(1);
+    let wal = open_unmapped(&sim, &HookedDir::new(&sim, "JOURNAL"));
+    wal.append_entry("k", None, "0", true).unwrap();
+    for (nth, kind, forever) in
+        [(2, FaultKind::ShortThenError { bytes: 40, error: 28 }, false), (3, ENOSPC, true)]
+    {
+        let (call, name_contains) = (CallKind::Write, Some("JOURNAL".to_owned()));
+        sim.inject(Fault { call, nth, kind, forever, name_contains });
+    }
+    wal.append_entry("k", None, "refused", true).unwrap_err();
+    sim.clear_faults();
+    assert!(wal.health().poisoned.is_empty(), "{:?}", wal.health().poisoned);
+    wal.append_many(["k", "b"].map(|key| (key, None, "1".into())), true).unwrap();
+    let after = SimDir::from_image(&sim.durable_image(), 3);
+    let after = Wal::open_in(Arc::new(after), options(65_536)).unwrap();
+    assert_eq!(contents(&after, "k"), ["0", "1"]);
+}

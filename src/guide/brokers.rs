@@ -41,7 +41,8 @@
 //! `DefaultHasher`, which the next version of Rust may change. What belongs together goes into one batch: one
 //! write, all there after a crash or none. Which durability? `Os` where a broker that dies must lose nothing,
 //! `Disk` where the machine may; those who wait for the disk at one moment share its sync, of whatever
-//! partition. In async programs append with `Os` and await `Wal::when_durable` (feature `async`).
+//! partition. In async programs append with `Os` and await `Wal::when_durable` (feature `async`), with a thread in
+//! `Wal::serve_syncs`, which does the syncs.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;

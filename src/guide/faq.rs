@@ -113,5 +113,5 @@
 //! An `Os` append is as a rule a copy of memory, and can be called from a task. Now and then it creates a file,
 //! or moves a part of the journal on; a [`maintenance_thread`](crate::WalOptions::maintenance_thread) does most of
 //! the latter. `Disk` appends and reads wait for the disk: call them on threads that may block. With the feature
-//! `async`, `Wal::when_durable` is a future of an entry's durability, and [`Follow`](crate::Follow) a
-//! `futures_core::Stream`. Any runtime will do.
+//! `async`, `Wal::when_durable` is a future of an entry's durability, for which a thread of yours has to be in
+//! `Wal::serve_syncs`, and [`Follow`](crate::Follow) is a `futures_core::Stream`. Any runtime will do.

@@ -470,7 +470,7 @@ impl Target<'_> {
         }
     }
 
-    /// The file of a segment that was durable before the journal's oldest record.
+    /// The file of a segment whose creation the journal has not, or not any more.
     fn existing_file(&self, header: &RecordHeader) -> Result<Option<Opened>> {
         let labels = self.listing.by_hash.get(&self.id.key_hash).into_iter().flatten();
         for (label, sequences) in labels {

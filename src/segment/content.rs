@@ -247,7 +247,8 @@ impl Pending {
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything from `direct` on that the file's sync does not cover is here or later.
+    /// Everything from `direct` on that the file's sync does not cover is here or later, and so is what was carried
+    /// with it.
     pub(crate) fn dirty_from(&self) -> u64 {
         self.dirty.load(Ordering::Acquire)
     }
@@ -266,8 +267,9 @@ impl Pending {
         self.dropped.load(Ordering::Acquire)
     }
 
-    /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more.
-    /// Called before anybody can see the record, under [`Self::settling`].
+    /// Notes that the first or another one of [`Self::not_durable`] has been appended to the journal once more, or
+    /// before them that the segment is dropped: without that, they would bring it back. Called before anybody can see
+    /// the record, under [`Self::settling`].
     pub(crate) fn note_carried(&self, header: &RecordHeader, first: bool) {
         if first {
             self.dirty.store(header.position, Ordering::Release);
@@ -278,7 +280,8 @@ impl Pending {
         self.next.store(header.next(), Ordering::Release);
         match header.record.body {
             Body::Created => self.created.store(header.position, Ordering::Release),
-            _ => self.last.store(header.position, Ordering::Release),
+            Body::Frames => self.last.store(header.position, Ordering::Release),
+            Body::Dropped | Body::Nothing => {}
         }
     }
 
@@ -384,13 +387,14 @@ impl Content {
         if pending.is_settled() {
             return Ok(());
         }
+        let mut applied = pending.applied.load(Ordering::Acquire);
+        let mut records = pending.unsettled(applied)?;
+        // After the records: of those that come meanwhile none is written.
         let together = pending.together.load(Ordering::Acquire);
         pending.ring.wait_durable(together).map_err(|error| match error {
             SyncError::Failed(source) => source,
             SyncError::Poisoned => io::Error::other("an earlier sync of the journal failed"),
         })?;
-        let mut applied = pending.applied.load(Ordering::Acquire);
-        let mut records = pending.unsettled(applied)?;
         let mut buffer = Vec::new();
         while !records.is_empty() {
             buffer.clear();

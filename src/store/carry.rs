@@ -57,9 +57,7 @@ impl Store {
             let unchanged = |_| pending.previous() == newest && pending.is_dropped() == dropped;
             let mut first = true;
             let placed = |_: usize, header: &RecordHeader| {
-                if header.record.body != Body::Dropped {
-                    pending.note_carried(header, std::mem::take(&mut first));
-                }
+                pending.note_carried(header, std::mem::take(&mut first));
                 false
             };
             match ring.append_again(&pieces, (&promise, &unchanged), placed) {

@@ -12,6 +12,8 @@ pub const NOW: u64 = 1_700_000_000_000;
 pub const TWINS: [&str; 2] = ["8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"];
 /// The first segment of the key `k`.
 pub const SEGMENT: &str = "k-af63e64c8601fd8a-0001.log";
+/// How long the header of a record of the journal is.
+pub const RECORD: usize = 64;
 
 pub fn options() -> WalOptions {
     WalOptions::with_retention(Duration::from_secs(100))
@@ -36,4 +38,20 @@ pub fn fail(sim: &SimDir, call: CallKind, nth: u64, kind: FaultKind, name: &str)
 
 pub fn contents(wal: &Wal, key: &str) -> Vec<Bytes> {
     wal.enumerate_records(key).unwrap().collect::<Result<_>>().unwrap()
+}
+
+/// Where the records of the journal are: position, place in the file, length. By their signature.
+pub fn records(sim: &SimDir) -> Vec<(u64, usize, usize)> {
+    let image = sim.image();
+    let journal = image.get("JOURNAL").unwrap();
+    let mut found = Vec::new();
+    for at in (0..journal.len() - RECORD).step_by(8) {
+        if journal[at..].starts_with(b"KWJR") {
+            let position = u64::from_le_bytes(journal[at + 8..at + 16].try_into().unwrap());
+            let body = u32::from_le_bytes(journal[at + 36..at + 40].try_into().unwrap());
+            found.push((position, at, (RECORD + body as usize).next_multiple_of(8)));
+        }
+    }
+    found.sort_unstable();
+    found
 }
