@@ -153,7 +153,8 @@ if [[ $# == 0 ]]; then
     printf '%s\n' "${runs[@]}"
 fi
 for name in "$@"; do
-    if ! printf '%s\n' "${runs[@]}" | grep -q "^$name "; then
+    # No pipe: it would fail if grep ends before all has been said.
+    if ! grep -q "^$name " < <(printf '%s\n' "${runs[@]}"); then
         echo "no run is called $name; there are:" >&2
         printf '%s\n' "${runs[@]}" >&2
         exit 2
