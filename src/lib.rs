@@ -4,8 +4,8 @@
 //! [`EntryRef`], a small handle that reads this entry back directly, across restarts, until retention
 //! drops it. So references stay in memory and data on disk: the log keeps nothing in memory for an
 //! entry. It is for one key or for many: topic-partitions, event streams of entities, tables, devices.
-//! A [`Wal`] is used through `&self` from any number of threads; it keeps no thread of its own unless asked to, and prints
-//! nothing.
+//! A [`Wal`] is used through `&self` from any number of threads; it keeps no thread of its own unless asked to, and
+//! prints nothing.
 //!
 //! [`guide`] shows how to build on it: brokers, indexes in little memory, event sourcing; a recipe for each kind
 //! of use; when to take something else.

@@ -73,8 +73,8 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Returns once the threads have ended; on one of them, or one that works for it, at once: whom it wakes may let the
-    /// last handle go.
+    /// Returns once the threads have ended; on one of them, or one that works for it, at once: whom it wakes may let
+    /// the last handle go.
     pub(crate) fn stop(&self) {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -139,8 +139,8 @@ pub struct WalOptions {
     /// its own. (That what the segment before it has survives power loss is waited for all the same.) Only with a
     /// journal can entries of several keys be [appended together](crate::Wal::append_many).
     ///
-    /// Mapped into memory, but on file systems that never write in place (Btrfs, bcachefs, ZFS): there it is written, and
-    /// an append costs a system call.
+    /// Mapped into memory, but on file systems that never write in place (Btrfs, bcachefs, ZFS): there it is
+    /// written, and an append costs a system call.
     ///
     /// A power of two from 4 KiB to 1 GiB, all of which is reserved at once and read after a crash. Default
     /// 4 MiB: room for some 25,000 entries of 100 bytes. 64 MiB suits thousands of keys in use at once: the

@@ -1,8 +1,8 @@
 //! Opening a directory: lock it, list it, find out what happened to it, check what has to be checked.
 //!
 //! Recovery deletes nothing but what is left of removed keys, and overwrites nothing but what the journal has, with the
-//! same bytes. It reads no segment after a clean shutdown, and else the newest segment of every key, now or when the key is first
-//! used.
+//! same bytes. It reads no segment after a clean shutdown, and else the newest segment of every key, now or when the
+//! key is first used.
 
 #![warn(
     clippy::unwrap_used,

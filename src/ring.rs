@@ -3,10 +3,10 @@
 //!
 //! Positions count bytes since the directory was opened and never go back; a record stands in the file at
 //! its position modulo the capacity. The records from `tail` to `head` are in use; everything before
-//! `tail` is in the segments, and durable there if somebody was promised that, or stands once more behind it. `free_to` is how far `head`
-//! may go: it lags behind `tail + capacity` as long as a power cut could still make recovery look for
-//! promised records behind an older tail, and until a record names this one: a process may die while it
-//! writes over what the older one led to.
+//! `tail` is in the segments, and durable there if somebody was promised that, or stands once more behind it.
+//! `free_to` is how far `head` may go: it lags behind `tail + capacity` as long as a power cut could still make
+//! recovery look for promised records behind an older tail, and until a record names this one: a process may die
+//! while it writes over what the older one led to.
 
 #![warn(
     clippy::unwrap_used,
@@ -37,8 +37,8 @@ use crate::sync::{SyncError, SyncGate};
 
 /// Name of the journal's file.
 pub(crate) const JOURNAL_NAME: &str = "JOURNAL";
-/// How the file is filled with zeros: on ext4 each page is then one of its own in the page cache, and not part of a larger
-/// one (a folio), and a sync of a page that was touched costs a third.
+/// How the file is filled with zeros: on ext4 each page is then one of its own in the page cache, and not part of a
+/// larger one (a folio), and a sync of a page that was touched costs a third.
 const FILL_BYTES: usize = 4096;
 /// Longest body of a record: above this, a copy through the journal gains nothing.
 const MAX_BODY_BYTES: u64 = 64 << 10;
@@ -103,7 +103,8 @@ struct State {
     durable_tail: u64,
     /// Records before this have been promised to survive power loss.
     promised: u64,
-    /// Segments with promised bytes in the journal, and up to where those reach. They have to be durable before those go.
+    /// Segments with promised bytes in the journal, and up to where those reach. They have to be durable before
+    /// those go.
     segments: HashMap<SegmentId, u64>,
     /// Names promised to survive because the journal knows them.
     names: u64,
@@ -274,8 +275,8 @@ impl Ring {
     }
 
     /// Works out when records are to be moved on, for who does not hold the lock. At most half, or a quarter where
-    /// something is promised: with what was moved on and has not left the journal yet, all of that may be of one segment
-    /// that has to be carried on, which takes room.
+    /// something is promised: with what was moved on and has not left the journal yet, all of that may be of one
+    /// segment that has to be carried on, which takes room.
     fn update_due(&self, state: &State) {
         let (moved, segments) = (state.moved(), len_u64(state.waiting.len()));
         let least = self.capacity / 4;

@@ -30,7 +30,8 @@ pub(crate) struct SyncGate {
     poisoned: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
-    /// Held over each call that may get the error which the kernel reports only once: over an undo until that is known here.
+    /// Held over each call that may get the error which the kernel reports only once: over an undo until that is
+    /// known here.
     calling: Mutex<()>,
 }
 

@@ -174,8 +174,8 @@ impl Wal {
     ///
     /// Damage in the original is no error: the copy has it, too, and the report says so. Only onto an earlier
     /// snapshot it is: that may have what is lost. (A key all of whose files a power cut has taken cannot be told
-    /// from a removed one, and goes from the snapshot, too; nor can one that a log has never had which was put back from
-    /// an older snapshot: after a crash, or after going back, keep the last one and take a new one.)
+    /// from a removed one, and goes from the snapshot, too; nor can one that a log has never had which was put back
+    /// from an older snapshot: after a crash, or after going back, keep the last one and take a new one.)
     ///
     /// # Errors
     /// [`NotEmpty`](WalError::NotEmpty): the directory holds something else, and was not touched.

@@ -316,7 +316,8 @@ impl SimDir {
     }
 
     /// Limits the sum of all files' lengths. A write beyond it is short, then fails with `ENOSPC`,
-    /// an allocation takes what is left and fails. Removing and cutting files makes room. `set_len` needs none, but takes it.
+    /// an allocation takes what is left and fails. Removing and cutting files makes room. `set_len` needs none, but
+    /// takes it.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
     }

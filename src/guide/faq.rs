@@ -38,8 +38,9 @@
 //!
 //! # What does `Poisoned` mean?
 //!
-//! As a rule, that a sync failed. (Or that a file could be neither made nor removed.) The system may have thrown away what it could not write, and reports that once; trying again
-//! would succeed and prove nothing. So nobody is told "durable" after it: the key refuses to go on with
+//! As a rule, that a sync failed. (Or that a file could be neither made nor removed.) The system may have thrown
+//! away what it could not write, and reports that once; trying again would succeed and prove nothing. So nobody is
+//! told "durable" after it: the key refuses to go on with
 //! [`Poisoned`](crate::WalError::Poisoned), reads still work. Close the log and open it again: recovery finds out
 //! what the disk has. Then look for the reason, since a disk that fails a sync is rarely well;
 //! [`health`](crate::Wal::health) names the file.

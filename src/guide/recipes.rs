@@ -43,7 +43,8 @@
 //!
 //! Jobs go in at one end; a worker takes them from where it stopped. The next attempt at a job that failed, or
 //! its dead letter, goes in together with how far the worker has come, so that no job is lost and none is there
-//! twice. A worker that dies before that does the job again: what it does must bear that. *Options:* `Disk` for jobs that must not be lost with the power;
+//! twice. A worker that dies before that does the job again: what it does must bear that. *Options:* `Disk` for jobs
+//! that must not be lost with the power;
 //! [`truncate_before`](crate::Wal::truncate_before) instead of an age drops what is done. More workers: a key
 //! for each, as for [partitions](super::brokers). *More:* `examples/messaging.rs`.
 //!

@@ -108,8 +108,8 @@ impl Store {
     }
 
     /// Stores frames of several segments so that they are recovered together or not at all, and lets readers
-    /// see them. Their size has been checked. Returns up to where the journal has to be durable for all of them to survive power loss.
-    /// After an error nothing has changed.
+    /// see them. Their size has been checked. Returns up to where the journal has to be durable for all of them to
+    /// survive power loss. After an error nothing has changed.
     pub(crate) fn put_together(&self, batch: &[Frames<'_>]) -> Result<u64> {
         let ring = self.ring.as_deref().ok_or(WalError::NoJournal)?;
         let last = batch.len().saturating_sub(1);
@@ -381,7 +381,8 @@ impl Store {
     }
 
     fn sync_segments(&self, dirty: &[Arc<Segment>]) -> Result<()> {
-        // Names first: then the journal need only have their bytes, as it may of a segment that a full disk has no room for.
+        // Names first: then the journal need only have their bytes, as it may of a segment that a full disk has no
+        // room for.
         let mut result = self.sync_names(self.latest_name_change());
         let mut promised = Vec::new();
         let mut others = Vec::new();

@@ -138,8 +138,8 @@ impl<W: Deref<Target = Wal>> Follow<W> {
 
     /// Shows entries only once they survive power loss, whoever it was that made them durable: a
     /// [`Disk`](crate::Durability::Disk) append to this key, [`sync_key`](Wal::sync_key) or [`sync`](Wal::sync), a
-    /// full segment. (What a sync of the journal made durable for others on the way waits for one of these.) It makes none so itself,
-    /// but for the directory entry of a segment, where that is all that is missing.
+    /// full segment. (What a sync of the journal made durable for others on the way waits for one of these.) It
+    /// makes none so itself, but for the directory entry of a segment, where that is all that is missing.
     ///
     /// What it has shown is there after a crash of the machine, so a copy made from it is never ahead of the
     /// log.

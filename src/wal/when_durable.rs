@@ -34,8 +34,9 @@ impl Wal {
     /// well; but if there is no such thread and nobody syncs, this waits until somebody does.
     ///
     /// The waker is called by whoever syncs, in the middle of a call, under locks of the log: it may let the future and
-    /// the log go, but whoever runs the task at once, in the waker itself, must not call the log from there. A log that is let
-    /// go on a thread of a log's own, this one's or another's, stays locked until its own threads have ended, a moment later.
+    /// the log go, but whoever runs the task at once, in the waker itself, must not call the log from there. A log
+    /// that is let go on a thread of a log's own, this one's or another's, stays locked until its own threads have
+    /// ended, a moment later.
     ///
     /// The append before it may itself take as long as creating a file does, and the sync of a full segment.
     ///
