@@ -10,7 +10,7 @@ use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{Durability, SizeLimit, SyncPolicy, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
-use common::logs::SEGMENT;
+use common::logs::{SEGMENT, fail};
 
 mod common;
 
@@ -145,6 +145,24 @@ fn the_size_can_be_changed_whenever_the_directory_is_opened() {
         let refused = WalOptions::default().journal_bytes(journal_bytes).validate();
         assert!(matches!(refused, Err(WalError::InvalidOptions(_))), "{journal_bytes}");
     }
+}
+
+#[test]
+fn a_journal_that_is_not_wanted_any_more_has_to_go_unless_it_is_gone() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("k", None, "0", true).unwrap();
+    wal.shutdown().unwrap();
+    drop(wal);
+    let without = |sim: &SimDir| Wal::open_in(Arc::new(sim.clone()), options().journal_bytes(0));
+    let mut image = sim.image();
+    image.remove("JOURNAL").unwrap();
+    let gone = SimDir::from_image(&image, 2);
+    assert_eq!(contents(&without(&gone).unwrap(), "k"), ["0"]);
+    fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), "JOURNAL");
+    let error = without(&sim).unwrap_err();
+    assert!(error.to_string().contains("JOURNAL"), "{error}");
+    assert_eq!(contents(&without(&sim).unwrap(), "k"), ["0"]);
 }
 
 #[test]
