@@ -59,6 +59,11 @@ impl Ring {
         self.past.store(self.capacity / 4, Ordering::Relaxed);
     }
 
+    /// There is room again.
+    pub(crate) fn let_none_pass(&self) {
+        self.past.store(0, Ordering::Relaxed);
+    }
+
     /// Whether so many bytes are to go past the journal, and no room is to be made.
     pub(crate) fn goes_past(&self, bytes: u64) -> bool {
         let less = |left: u64| (left > 0).then(|| left.saturating_sub(bytes));

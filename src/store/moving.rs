@@ -125,7 +125,11 @@ impl Store {
         if let Some(start) = starts.filter(|start| *start > ring.tail() && *start < to).min() {
             self.retire_to(ring, start)?;
         }
-        self.retire_to(ring, to)
+        self.retire_to(ring, to)?;
+        if carried.is_empty() || !ring.is_cramped() {
+            ring.let_none_pass();
+        }
+        Ok(())
     }
 
     fn retire_to(&self, ring: &Ring, to: u64) -> Result<()> {

@@ -195,9 +195,13 @@ impl Store {
         let bytes = Record::bytes_for(0);
         self.until_there_is_room(ring, bytes, || {
             let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
-            self.free_space(ring, bytes)?;
+            // Room is kept for it, also where others cannot be moved on.
+            let freed = self.free_space(ring, bytes);
             let appended = ring.append_again(&piece, NO_PROMISES, &mut placed);
-            appended.map_err(|source| write_error(ring, source))
+            match appended.map_err(|source| write_error(ring, source))? {
+                Outcome::Appended => Ok(Outcome::Appended),
+                outcome => freed.map(|()| outcome),
+            }
         })
     }
 
