@@ -6,7 +6,7 @@
 # unnoticed, a patch no longer applies or does not compile, or a test fails without any bug, so that
 # it proves nothing.
 #
-#   tests/planted.sh            all of them: an hour
+#   tests/planted.sh            all of them: half an hour
 #   tests/planted.sh retried    those with this in their name
 #   tests/planted.sh --check    only whether all of them can be planted
 #

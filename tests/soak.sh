@@ -31,7 +31,7 @@ runs=(
     "tsan           ten minutes of stress under ThreadSanitizer; needs nightly and its rust-src"
     "miri           what Miri can run of the tests; needs nightly: 10 minutes"
     "fuzz           each of four fuzzers for KEYWAL_FUZZ_SECONDS; needs nightly: 2 hours"
-    "planted        planted bugs, each of which has to be caught: an hour"
+    "planted        planted bugs, each of which has to be caught: half an hour"
     "mutants        every small change of the modules that recover, sync and drop has to be caught: a day"
     "coverage       lines and regions that the tests reach; needs nightly: 10 minutes"
 )
