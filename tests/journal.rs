@@ -167,6 +167,19 @@ fn a_journal_that_is_not_wanted_any_more_has_to_go_unless_it_is_gone() {
     assert!(sim.image().get("JOURNAL").is_none());
 }
 
+/// A copy of a directory may have holes where the journal was, and a mapped store into one kills.
+#[test]
+fn a_journal_whose_space_is_not_there_is_not_used() {
+    let sim = SimDir::new(1);
+    drop(Wal::open_in(Arc::new(sim.clone()), options()).unwrap());
+    for (error, used) in [(28, false), (95, true)] {
+        fail(&sim, CallKind::Allocate, 0, FaultKind::Error(error), "JOURNAL");
+        let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+        let together = wal.append_many(["a", "b"].map(|key| (key, None, "0".into())), true);
+        assert_eq!(together.is_ok(), used, "{together:?}");
+    }
+}
+
 #[test]
 fn what_lies_about_of_an_older_life_is_no_unfinished_write() {
     let sim = SimDir::new(1);
