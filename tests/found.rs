@@ -326,6 +326,25 @@ fn an_error_of_telling_labels_apart_is_one_of_opening() {
     assert_eq!(contents(&open(&sim), "k"), ["durable"]);
 }
 
+/// Which of two labels has the key is not known where a header is lost, but that it is lost has to be.
+#[test]
+fn a_lost_header_is_damage_whatever_else_claims_the_key() {
+    let (sim, wal) = fresh();
+    wal.append_entry("k", None, "durable", true).unwrap();
+    wal.shutdown().unwrap();
+    let mut image = sim.durable_image();
+    image.set(&SEGMENT.replace("k-", "a-"), []);
+    let sim = SimDir::from_image(&image, 2);
+    open(&sim).shutdown().unwrap();
+    let mut image = sim.durable_image();
+    let bytes = image.get(SEGMENT).unwrap().len();
+    image.set(SEGMENT, vec![0; bytes]);
+    let wal = open(&SimDir::from_image(&image, 3));
+    let read: Result<Vec<_>> = wal.enumerate_records("k").and_then(Iterator::collect);
+    assert!(matches!(read, Err(WalError::Corrupted { .. })), "{read:?}");
+    assert!(wal.append_entry("k", None, "new", true).is_err());
+}
+
 /// The key could be neither read nor appended to.
 #[test]
 fn a_directory_with_the_name_of_a_segment_is_passed_over() {

@@ -132,7 +132,7 @@ fn an_idle_key_is_closed_long_after_its_entries_have_left_the_journal() {
 #[test]
 fn the_size_can_be_changed_whenever_the_directory_is_opened() {
     let dir = tempfile::tempdir().unwrap();
-    for (written, journal_bytes) in [0, 4096, 4096, 65_536, 0, 8192].into_iter().enumerate() {
+    for (written, journal_bytes) in [0, 4096, 4096, 65_536, 8192, 0, 8192].into_iter().enumerate() {
         let options = WalOptions::default().journal_bytes(journal_bytes);
         let wal = Wal::new(dir.path(), options).unwrap();
         assert!(wal.recovery_report().damaged.is_empty(), "{:?}", wal.recovery_report());
@@ -452,6 +452,24 @@ fn entries_of_several_keys_need_a_journal_and_those_of_one_key_do_not() {
     assert_eq!(contents(&wal, "a"), numbers(2));
     assert_eq!(wal.enumerate_keys().unwrap().count(), 1);
     assert_eq!(wal.stats().failed_appends, 1);
+}
+
+#[test]
+fn a_quarter_of_the_journal_is_not_too_much() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    let (mut accepted, mut refused) = (0, 0);
+    for bytes in 300..600 {
+        let content = "x".repeat(bytes);
+        match wal.append_many([entry("a", &content), entry("b", &content)], false) {
+            Err(WalError::TooLarge { bytes, max: max @ 1024, .. }) => {
+                assert!(bytes > max, "{bytes}");
+                refused += 1;
+            }
+            result => accepted += result.unwrap().len(),
+        }
+    }
+    assert!(accepted > 0 && refused > 0);
 }
 
 #[test]
