@@ -140,8 +140,8 @@ pub enum WalError {
     },
 
     /// A sync failed earlier, so the system may have thrown written data away, and trying again could
-    /// not tell; or creating or removing a file failed half-way and could not be undone. Entries appended since the
-    /// last successful sync are in doubt. Close and reopen the
+    /// not tell; or a write, or creating or removing a file, failed half-way and could not be undone. Entries appended since
+    /// the last successful sync are in doubt. Close and reopen the
     /// `Wal`: recovery finds out what the disk holds. Reads go on working; see
     /// [`Durability`](crate::Durability).
     #[error("{}: an earlier failure left this in doubt; reopen the log to find out what was kept", .path.display())]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, Fault, FaultKind, SimDir};
-use keywal::{ManualClock, Wal, WalOptions};
+use keywal::{ManualClock, Wal, WalError, WalOptions};
 
 use common::hooked::HookedDir;
 use common::logs::{NOW, SEGMENT, fail, records};
@@ -91,6 +91,45 @@ fn another_key_is_removed_beside_a_file_that_takes_no_writes() {
 #[test]
 fn the_key_is_removed_whose_file_takes_no_writes() {
     removed_beside_a_file_that_takes_no_writes("k");
+}
+
+/// There is no room left in the journal that could end a removal: none is begun, and the keys stay as they were.
+#[test]
+fn what_has_no_room_to_end_is_not_begun() {
+    let sim = SimDir::new(1);
+    let options = WalOptions::default().journal_bytes(16_384);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    wal.append_entry("k", None, "0", true).unwrap();
+    let keys: Vec<String> = (0..400).map(|number| number.to_string()).collect();
+    for key in &keys {
+        wal.append_entry(key, None, "0", true).unwrap();
+    }
+    for_ever(&sim, CallKind::Write, ENOSPC, SEGMENT);
+    wal.append_entry("k", None, "1", true).unwrap();
+    let refused: Vec<&String> = keys.iter().filter(|key| wal.remove_key(key).is_err()).collect();
+    assert!(!refused.is_empty());
+    for key in &refused {
+        wal.append_entry(key, None, "1", false).unwrap();
+    }
+    sim.clear_faults();
+    for key in refused {
+        wal.remove_key(key).unwrap();
+    }
+}
+
+/// A journal that is of no use any more could not end a removal either.
+#[test]
+fn no_removal_is_begun_with_a_journal_that_has_failed() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), WalOptions::default()).unwrap();
+    for key in ["k", "other"] {
+        wal.append_entry(key, None, "0", true).unwrap();
+    }
+    fail(&sim, CallKind::SyncData, 0, EIO, "JOURNAL");
+    wal.append_entry("k", None, "1", true).unwrap_err();
+    let refused = wal.remove_key("other");
+    assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{refused:?}");
+    wal.append_entry("other", None, "1", true).unwrap();
 }
 
 /// The journal was cramped; then the key for which it was is removed, and all is well. Later more than half of the

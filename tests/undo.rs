@@ -162,3 +162,42 @@ fn a_full_disk_does_not_end_an_unmapped_journal_in_the_middle_of_a_header() {
     let after = Wal::open_in(Arc::new(after), options(65_536)).unwrap();
     assert_eq!(contents(&after, "k"), ["0", "1"]);
 }
+
+/// Of the last header so many bytes were written, whose rest are zeros, as they stood there: the record is whole. If it
+/// cannot be taken back, what comes after it must not stand in its place, where recovery would write it over that.
+#[test]
+fn what_cannot_be_taken_back_is_in_doubt() {
+    let is_written = |result: Result<_, WalError>| match result {
+        Ok(()) => true,
+        Err(WalError::Poisoned { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    for (keys, last, durable) in [(1, 2, false), (1, 2, true), (2, 3, false), (2, 3, true)] {
+        let sim = SimDir::new(1);
+        let wal = open_unmapped(&sim, &HookedDir::new(&sim, SEGMENT));
+        let keys = &["k", "b"][..keys];
+        for key in keys {
+            wal.append_entry(key, None, "0", true).unwrap();
+        }
+        for (nth, kind, forever) in [
+            (last, FaultKind::ShortThenError { bytes: 62, error: 28 }, false),
+            (last + 1, ENOSPC, true),
+        ] {
+            let (call, name_contains) = (CallKind::Write, Some("JOURNAL".to_owned()));
+            sim.inject(Fault { call, nth, kind, forever, name_contains });
+        }
+        let doubtful = keys.iter().map(|key| (key, None, "doubtful".into()));
+        assert!(!is_written(wal.append_many(doubtful, durable).map(drop)));
+        sim.clear_faults();
+        let is_there: Vec<bool> = keys
+            .iter()
+            .map(|key| is_written(wal.append_entry(key, None, "1", true).map(drop)))
+            .collect();
+        let after = Wal::open_in(Arc::new(sim.after_kill()), options(65_536)).unwrap();
+        for (key, is_there) in keys.iter().zip(is_there) {
+            let found = contents(&after, key);
+            assert!(!is_there || found == ["0", "1"], "{key}: {found:?}");
+            assert!(found == ["0", "1"] || found == ["0"] || found == ["0", "doubtful"]);
+        }
+    }
+}

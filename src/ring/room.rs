@@ -47,11 +47,18 @@ impl Ring {
         used.saturating_add(self.half()) > self.capacity
     }
 
-    /// Whether there is hardly any room though some was made: what is carried takes it all.
-    pub(crate) fn is_cramped(&self) -> bool {
+    /// Whether there is hardly any room, or none for so many bytes, though some was made: what is carried takes it all.
+    pub(crate) fn is_cramped(&self, bytes: u64) -> bool {
+        let least = self.half().saturating_add(bytes.max(self.capacity / 16));
         let state = self.lock();
-        let least = state.head.saturating_add(self.half()).saturating_add(self.capacity / 16);
-        least > state.free_to
+        state.head.saturating_add(least) > state.free_to
+    }
+
+    /// Whether a record without bytes of its own finds room with [`Self::append_again`], and one more that names the
+    /// tail.
+    pub(crate) fn has_room_again(&self) -> bool {
+        let state = self.lock();
+        state.head.saturating_add(Record::bytes_for(0).saturating_mul(2)) <= state.free_to
     }
 
     /// Lets as much go past the journal as would have made it come round.

@@ -74,7 +74,7 @@ impl Store {
         let _waiting = observe::waiting_for_the_journal();
         let _moving = ring.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let result = self.free_space(ring, bytes);
-        if ring.is_cramped() && !self.files.poisoned().is_empty() {
+        if ring.is_cramped(bytes) && !self.files.poisoned().is_empty() {
             // To carry it again for each record would cost all of it.
             ring.let_pass();
         }
@@ -126,7 +126,7 @@ impl Store {
             self.retire_to(ring, start)?;
         }
         self.retire_to(ring, to)?;
-        if carried.is_empty() || !ring.is_cramped() {
+        if carried.is_empty() || !ring.is_cramped(0) {
             ring.let_none_pass();
         }
         Ok(())

@@ -178,6 +178,15 @@ impl Store {
         Ok(())
     }
 
+    /// Refuses what only [`Self::note_dropped`] can end where that has no room, before it is begun.
+    pub(crate) fn check_room_to_drop(&self) -> Result<()> {
+        match self.used_ring() {
+            Some(ring) if ring.is_dead() => Err(WalError::Poisoned { path: ring.path.clone() }),
+            Some(ring) if !ring.has_room_again() => self.make_room(ring, Record::bytes_for(0)),
+            _ => Ok(()),
+        }
+    }
+
     /// Says in the journal that the key's segments up to this one are dropped: recovery must not bring them
     /// back. Survives power loss after [`Self::sync_dropped`]; only then may they be unlinked.
     pub(crate) fn note_dropped(&self, newest: SegmentId) -> Result<()> {
@@ -252,14 +261,26 @@ impl Store {
             self.is_allowed(frames.segment, frames.segment.extent().end, tail)
         };
         let allowed = |tail| batch.iter().all(|frames| kept(frames, tail));
-        let outcome = self.journal(ring, pieces, (promises, &allowed), &mut placed)?;
+        let mut append = || {
+            self.journal(ring, pieces, (promises, &allowed), &mut placed).map_err(|error| {
+                if !ring.is_dead() {
+                    return error;
+                }
+                // It could not be taken back, and recovery would write it over what came to stand in its place.
+                for frames in batch {
+                    frames.segment.poison();
+                }
+                WalError::Poisoned { path: ring.path.clone() }
+            })
+        };
+        let outcome = append()?;
         if outcome != Outcome::NotAllowed {
             return Ok(outcome);
         }
         for frames in batch.iter().filter(|frames| !kept(frames, ring.tail())) {
             self.make_file_durable(frames.segment, frames.segment.extent().end)?;
         }
-        self.journal(ring, pieces, (promises, &allowed), &mut placed)
+        append()
     }
 
     /// Appends records to the journal, making room if need be.

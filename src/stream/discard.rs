@@ -167,6 +167,7 @@ impl Stream {
         // Of an earlier removal, which nobody would know of afterwards.
         let earlier = writer.tombstone().filter(|earlier| !sequences.contains(earlier));
         sequences.splice(..0, earlier);
+        store.check_room_to_drop()?;
         let now_ms = store.now_ms();
         let tombstone = self.create_file(store, writer, |header| FileHeader {
             removed: true,

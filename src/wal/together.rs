@@ -43,7 +43,9 @@ impl Wal {
     /// into a segment, or all of them, with about 64 bytes for each key and 32 for each entry, into a quarter of
     /// the journal. Else as [`append_entry`](Self::append_entry): after an error none of the entries is in
     /// the log, unless it was one of the sync: then the fate of all of them is unknown, and the same. Keys
-    /// that were new may be there without entries.
+    /// that were new may be there without entries. [`Poisoned`](crate::WalError::Poisoned), or
+    /// [`StorageFull`](crate::WalError::StorageFull), also where another key's file cannot be synced or written to, and what
+    /// the journal has of it leaves too little room.
     pub fn append_many<K: AsRef<[u8]>>(
         &self,
         entries: impl IntoIterator<Item = (K, Option<Bytes>, Bytes)>,
