@@ -10,7 +10,7 @@ use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, SimDir};
 use keywal::{Durability, SizeLimit, SyncPolicy, Wal, WalError, WalOptions, WalReader};
 
 use common::forge;
-use common::logs::{SEGMENT, fail};
+use common::logs::{SEGMENT, fail, records};
 
 mod common;
 
@@ -303,6 +303,46 @@ fn a_flipped_bit_costs_no_more_than_the_entry_it_hit_and_is_reported() {
     }
 }
 
+/// Also if the file is made again from the journal alone, which then has a hole.
+#[test]
+fn damage_to_the_journal_costs_one_entry_of_a_file_that_is_lost() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    for number in 0..5 {
+        wal.append_entry("k", None, number.to_string(), true).unwrap();
+    }
+    let mut image = sim.durable_image();
+    image.remove(SEGMENT);
+    let mut journal = image.get("JOURNAL").unwrap().to_vec();
+    // The creation, and two entries; the content is behind two headers.
+    let (_, third, length) = records(&sim)[3];
+    let content = journal[third..third + length].iter().rposition(|byte| *byte == b'2').unwrap();
+    journal[third + content] ^= 1;
+    image.set("JOURNAL", journal);
+    let wal = Wal::open_in(Arc::new(SimDir::from_image(&image, 2)), options()).unwrap();
+    assert!(!wal.recovery_report().damaged.is_empty(), "{:?}", wal.recovery_report());
+    let read = wal.enumerate_records("k").unwrap().filter_map(Result::ok);
+    assert_eq!(read.collect::<Vec<_>>(), ["0", "1", "3", "4"]);
+}
+
+/// What is in the journal alone, and cannot be read there, is no damage to the file.
+#[test]
+fn an_error_of_reading_the_journal_is_one_of_reading() {
+    let sim = SimDir::new(1);
+    fail(&sim, CallKind::Map, 0, FaultKind::Error(12), "JOURNAL");
+    let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+    wal.append_entry("k", None, "0", true).unwrap();
+    let reference = wal.append_entry("k", None, "1", true).unwrap();
+    for (call, name) in [(CallKind::Write, SEGMENT), (CallKind::Read, "JOURNAL")] {
+        let name_contains = Some(name.to_owned());
+        sim.inject(Fault { call, nth: 0, kind: FaultKind::Error(5), forever: true, name_contains });
+    }
+    let failed = wal.read_entry_at(reference);
+    assert!(matches!(failed, Err(WalError::Io { .. })), "{failed:?}");
+    sim.clear_faults();
+    assert_eq!(wal.read_entry_at(reference).unwrap(), "1");
+}
+
 #[test]
 fn what_stands_in_a_segments_place_keeps_the_journal_from_being_replayed() {
     let dir = tempfile::tempdir().unwrap();
@@ -570,6 +610,23 @@ fn if_the_journals_sync_fails_entries_of_several_keys_are_in_doubt_together() {
         let wal = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
         assert_eq!(contents(&wal, "a"), contents(&wal, "b"));
         assert_eq!(contents(&wal, "c"), numbers(1));
+    }
+}
+
+/// Those that had survived are not, also where their segment cannot take them at once.
+#[test]
+fn entries_of_several_keys_that_are_durable_are_never_in_doubt() {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options().journal_bytes(65_536)).unwrap();
+    wal.append_many([entry("a", "0"), entry("b", "0")], true).unwrap();
+    fail(&sim, CallKind::SyncData, 0, FaultKind::Error(5), "JOURNAL");
+    wal.append_entry("c", None, "doubtful", true).unwrap_err();
+    for key in ["a", "b"] {
+        fail(&sim, CallKind::Write, 0, FaultKind::Error(28), ".log");
+        let full = wal.append_entry(key, None, "x", true);
+        assert!(matches!(full, Err(WalError::StorageFull { .. })), "{full:?}");
+        wal.append_entry(key, None, "1", true).unwrap();
+        assert_eq!(contents(&wal, key), numbers(2));
     }
 }
 
