@@ -385,12 +385,12 @@
 //! | disk space for a segment | two copies of its header and a seal: about 0.7 KiB with a short key |
 //! | disk space for a directory | the [journal](WalOptions::journal_bytes)'s 4 MiB, and one descriptor more |
 //! | append, `Os`, up to 64 KiB | a copy into a mapped file, which the kernel keeps when the process dies. One in some hundred or thousand appends also moves on to its segments what up to 32 of them have in the journal: a quarter or half of it at most, in writes of up to 256 KiB, which takes milliseconds if all of it is of one busy key; or a [thread](WalOptions::maintenance_thread) does |
-//! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment |
+//! | append, `Disk` | and one `fdatasync` of the journal, shared by everyone who waits, whatever their keys; none more for a new segment. If `Os` entries of the key have left the journal unsynced before, first one of the segment, and one of the directory if its name is not durable either |
 //! | [`append_many`](Wal::append_many) | for all keys together one copy, and one `fdatasync` with `Disk`. With `Os`, who reads or follows one of the entries before anybody has synced the journal does that first |
-//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none as long as nobody was promised anything. Memory: some 50 bytes for each segment that has entries in it |
+//! | space in the journal, before it is used again | an `fdatasync` of each segment that was promised to be durable, of the directory if it has new segments, and of the journal; none as long as nobody was ever promised anything since the directory was opened: after the first promise, one of the journal each time that a quarter of it is freed. Memory: some 50 bytes for each segment that has entries in it |
 //! | reading what is in the journal only | moves the key's entries to the segment first |
 //! | append of more than 64 KiB | a write to the segment; `Disk`: an `fdatasync` of it, and in a new segment one `fsync` of the directory |
-//! | first append of a key; a full or expired segment | creates a file; a segment that ends is synced |
+//! | first append of a key; a full or expired segment | creates a file; a segment that ends is synced: by way of the journal if that has all of it, else it and the directory |
 //! | append to a key whose file is not open | opens it; beyond `max_open_files` keys that are appended to in turn, it also closes another, and syncs it if entries of it were appended with `Disk`: then raise `max_open_files` |
 //! | [`read_entry_at`](Wal::read_entry_at) | one read of the file, if it is open and the length is guessed right from entries read before; no lock that an append holds |
 //! | [`get`](Wal::get) by index, [`time_range`](Entries::time_range) | a search of one segment: a logarithmic number of reads |

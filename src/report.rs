@@ -256,7 +256,8 @@ pub struct Health {
     pub compactions_failed: u64,
     /// Why a run of [`compact`](crate::Wal::compact) would refuse now (while one is running: did then).
     pub clock: Option<ClockTrouble>,
-    /// Keys with entries that would be lost with the power.
+    /// Keys with entries that would be lost with the power, or that nobody has asked to be durable yet: others may have
+    /// made them so with a sync of the journal, which does not show here.
     pub unsynced_keys: u64,
     /// Bytes of these entries, frame headers included.
     pub unsynced_bytes: u64,

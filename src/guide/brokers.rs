@@ -121,6 +121,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`append_many_indexed`](crate::Wal::append_many_indexed) says the offsets. With `Os`, whoever reads or follows one of
+//! these entries before a sync does that sync first: a group that follows closely pays one for each call, unless somebody
+//! else syncs ([`SyncPolicy`](crate::SyncPolicy), or `Disk` appends). A group that sees only what is durable
+//! (`durable_only`, as above) sees nothing of `Os` entries until somebody syncs them.
+//!
 //! A consumer in another process on the machine reads with a [`WalReader`](crate::WalReader) and commits by way
 //! of the broker: one process writes. Of many partitions, it calls [`refresh`](crate::WalReader::refresh) once, which
 //! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a

@@ -51,6 +51,19 @@ impl Wal {
         entries: impl IntoIterator<Item = (K, Option<Bytes>, Bytes)>,
         durable: impl Into<Durability>,
     ) -> Result<Vec<EntryRef>> {
+        let placed = self.append_many_indexed(entries, durable)?;
+        Ok(placed.into_iter().map(|(_, reference)| reference).collect())
+    }
+
+    /// As [`append_many`](Self::append_many), and says which index each of the entries has got in its key.
+    ///
+    /// # Errors
+    /// As [`append_many`](Self::append_many).
+    pub fn append_many_indexed<K: AsRef<[u8]>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, Option<Bytes>, Bytes)>,
+        durable: impl Into<Durability>,
+    ) -> Result<Vec<(u64, EntryRef)>> {
         let durability = durable.into();
         let entries: Vec<(K, Option<Bytes>, Bytes)> = entries.into_iter().collect();
         let parts = by_key(&entries);
@@ -69,12 +82,13 @@ impl Wal {
                 result?
             }
         };
-        let mut placed: Vec<(usize, EntryRef)> = Vec::with_capacity(entries.len());
+        let mut placed: Vec<(usize, (u64, EntryRef))> = Vec::with_capacity(entries.len());
         for (part, appended) in &appended {
-            placed.extend(part.places.iter().copied().zip(refs(appended, &part.payloads)));
+            let indexed = (appended.index..).zip(refs(appended, &part.payloads));
+            placed.extend(part.places.iter().copied().zip(indexed));
         }
         placed.sort_unstable_by_key(|(place, _)| *place);
-        Ok(placed.into_iter().map(|(_, reference)| reference).collect())
+        Ok(placed.into_iter().map(|(_, entry)| entry).collect())
     }
 
     fn try_append_many<'a>(

@@ -372,7 +372,7 @@ impl World {
         let times = [self.timestamp(key)?, self.timestamp(other)?];
         let entries = keys.into_iter().zip(payloads.clone());
         let entries = entries.map(|(key, (header, content))| (KEYS[key], header, content));
-        let result = self.wal().append_many(entries, disk);
+        let result = self.wal().append_many_indexed(entries, disk);
         let bytes = payloads.each_ref().map(|(h, c)| payload_bytes(h.as_ref(), c) + 32);
         let too_large = |most: u64| bytes.iter().any(|bytes| bytes - 32 > most);
         let parts = [bytes[0] + bytes[2], bytes[1]];
@@ -392,7 +392,14 @@ impl World {
         if other != key && self.limits.journal_bytes == 0 {
             return refused(result, |error| matches!(error, WalError::NoJournal));
         }
-        let refs = result.map_err(|error| text("append_many", &error))?;
+        let placed = result.map_err(|error| text("append_many", &error))?;
+        let (next, others_next) = (self.keys[key].next(), self.keys[other].next());
+        let expected = match other == key {
+            true => vec![next, next + 1, next + 2],
+            false => vec![next, others_next, next + 1],
+        };
+        let (indexes, refs): (Vec<u64>, Vec<EntryRef>) = placed.into_iter().unzip();
+        ensure!(indexes == expected, "indexes {indexes:?} instead of {expected:?}");
         let mut made = refs.into_iter().zip(payloads).map(|(made, (h, c))| (made, h, c));
         let (first, second, third) = (made.next(), made.next(), made.next());
         if other == key {
