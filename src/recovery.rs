@@ -98,10 +98,11 @@ fn open_journal(
 ) -> Result<Option<Ring>> {
     let path = dir.path().join(JOURNAL_NAME);
     let before = meta.state().journal_bytes;
-    let epoch = match (before, capacity) {
-        (0, 0) => epoch,
-        _ => epoch.checked_add(1).ok_or(WalError::Exhausted)?,
-    };
+    if capacity == 0 && before == 0 {
+        meta.update(dir, |meta| (meta.clean, meta.copy) = (false, false))?;
+        return Ok(None);
+    }
+    let epoch = epoch.checked_add(1).ok_or(WalError::Exhausted)?;
     // What is about to be made may be cut off, and must not be missed then.
     meta.update(dir, |meta| {
         (meta.clean, meta.copy) = (false, false);
@@ -109,7 +110,6 @@ fn open_journal(
         meta.journal_bytes = if before == capacity { before } else { 0 };
     })?;
     if capacity == 0 {
-        // One may be left of a life that ended right here.
         match dir.remove(JOURNAL_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(WalError::io(&path, "remove the journal", error));

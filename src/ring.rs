@@ -137,6 +137,8 @@ pub(crate) enum Outcome {
     NoRoom,
     /// What comes before has to be made durable in the segment first.
     NotAllowed,
+    /// A write failed, and could not be taken back: recovery may find all of the records, and nothing is taken any more.
+    InDoubt,
 }
 
 impl State {
@@ -372,8 +374,8 @@ impl Ring {
         }
         for header in headers.clone() {
             if let Err(error) = self.store(header.position, &header.to_bytes(self.key)) {
-                self.undo(headers.take_while(|begun| begun.position <= header.position));
-                return Err(error);
+                let begun = headers.take_while(|begun| begun.position <= header.position);
+                return if self.undo(begun) { Err(error) } else { Ok(Outcome::InDoubt) };
             }
         }
         for (at, header) in headers.enumerate() {

@@ -117,6 +117,34 @@ fn what_has_no_room_to_end_is_not_begun() {
     }
 }
 
+/// Another key's file takes a write no more, once, just when room is to be made: the next try makes it.
+#[test]
+fn one_failed_write_of_another_key_is_no_reason_to_refuse() {
+    let mut hit = 0;
+    for (bytes, already) in (1..64).step_by(8).flat_map(|b| (246..256).map(move |n| (b, n))) {
+        let sim = SimDir::new(1);
+        let options = WalOptions::default().journal_bytes(16_384);
+        let open = || Wal::open_in(Arc::new(sim.clone()), options.clone()).unwrap();
+        let keys: Vec<String> = (0..260).map(|number| number.to_string()).collect();
+        let wal = open();
+        for key in &keys {
+            wal.append_entry(key, None, "0", false).unwrap();
+        }
+        wal.append_entry("k", None, "0", true).unwrap();
+        wal.shutdown().unwrap();
+        drop(wal);
+        let wal = open();
+        wal.append_entry("k", None, vec![7; bytes], false).unwrap();
+        for key in &keys[..already] {
+            wal.remove_key(key).unwrap();
+        }
+        fail(&sim, CallKind::Write, 0, EIO, SEGMENT);
+        wal.remove_key(&keys[already]).unwrap();
+        hit += sim.faults_hit();
+    }
+    assert!(hit > 0);
+}
+
 /// A journal that is of no use any more could not end a removal either.
 #[test]
 fn no_removal_is_begun_with_a_journal_that_has_failed() {

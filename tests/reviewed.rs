@@ -1015,3 +1015,49 @@ fn a_tombstone_whose_unlink_failed_goes_with_the_next_one() {
     let names: Vec<_> = sim.image().files().map(|file| file.0.to_owned()).collect();
     assert_eq!(wal.recovery_report().damaged, [], "{names:?}");
 }
+
+/// What a crash had left of a removal could not be unlinked when the key was first used, and nobody knew of it any more:
+/// once the key was removed again, its first life came back.
+#[test]
+fn what_is_left_of_a_removal_is_not_forgotten() {
+    let lazy = || journal().check_on_open(false).max_segment_bytes(4_096);
+    let sim = SimDir::new(1);
+    let wal = open_with(&sim, lazy());
+    wal.append_entry("k", None, "old", true).unwrap();
+    // Its name has a higher number: it is what is looked at when the directory is opened.
+    for number in 0..6 {
+        wal.append_entry("other", None, [number; 3_000], true).unwrap();
+    }
+    wal.sync().unwrap();
+    let begun = sim.trace_len();
+    wal.remove_key("k").unwrap();
+    let mut hit = 0;
+    for at in begun..sim.trace_len() {
+        let after = sim.killed_before(at);
+        let wal = open_with(&after, lazy());
+        let before = after.faults_hit();
+        fail(&after, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+        let found = contents(&wal, "k");
+        if after.faults_hit() == before {
+            continue;
+        }
+        hit += 1;
+        assert!(found.is_empty(), "{at}: {found:?}");
+        after.clear_faults();
+        let refused = wal.append_entry("k", None, "new", true);
+        assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{at}: {refused:?}");
+        assert!(wal.remove_key("k").is_err());
+        let killed = after.after_kill();
+        let _ = wal.shutdown();
+        drop(wal);
+        for left in [killed, after] {
+            let wal = open_with(&left, lazy());
+            assert!(contents(&wal, "k").is_empty());
+            wal.append_entry("k", None, "new", true).unwrap();
+            wal.remove_key("k").unwrap();
+            let wal = open_with(&left.after_kill(), lazy());
+            assert!(contents(&wal, "k").is_empty());
+        }
+    }
+    assert!(hit > 0);
+}

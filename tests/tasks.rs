@@ -57,6 +57,16 @@ impl Wake for Unpark {
     }
 }
 
+/// A task that only notes that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = std::pin::pin!(future);
@@ -119,6 +129,39 @@ fn futures_of_durable_entries_share_the_syncs_of_a_lent_thread() {
         });
         assert!(matches!(wal.serve_syncs(), Err(WalError::Closed)));
     }
+}
+
+/// A record of several keys that cannot be taken back poisons them, and who waits for what they had before hears of it.
+#[test]
+fn a_future_is_woken_when_a_failed_write_poisons_its_key() {
+    let sim = SimDir::new(1);
+    let once = |call, nth, kind| Fault {
+        call,
+        nth,
+        kind,
+        forever: false,
+        name_contains: Some("JOURNAL".to_owned()),
+    };
+    sim.inject(once(CallKind::Map, 0, FaultKind::Error(5)));
+    let options = WalOptions::default().journal_bytes(65_536);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for key in ["k", "other"] {
+        wal.append_entry(key, None, "0", true).unwrap();
+    }
+    let made = wal.append_entry("k", None, "1", false).unwrap();
+    let mut future = wal.when_durable(made);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut poll = || Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
+    assert!(poll().is_pending());
+    // Two bodies and a header go well. The last header does but for zeros that stood there, and is not taken back.
+    sim.inject(once(CallKind::Write, 3, FaultKind::ShortThenError { bytes: 62, error: 28 }));
+    sim.inject(Fault { forever: true, ..once(CallKind::Write, 4, FaultKind::Error(28)) });
+    let doubtful = ["k", "other"].map(|key| (key, None, "doubtful".into()));
+    wal.append_many(doubtful, false).unwrap_err();
+    assert!(woken.0.load(Ordering::Relaxed));
+    let result = poll();
+    assert!(matches!(result, Poll::Ready(Err(WalError::Poisoned { .. }))), "{result:?}");
 }
 
 #[test]

@@ -201,3 +201,68 @@ fn what_cannot_be_taken_back_is_in_doubt() {
         }
     }
 }
+
+/// The first record of this life, that of a creation, can neither be finished nor taken back; the segment is made
+/// without it.
+fn open_with_a_creation_in_doubt(options: WalOptions) -> (SimDir, Wal) {
+    let sim = SimDir::new(1);
+    fail(&sim, CallKind::Map, 0, EIO, "JOURNAL");
+    let wal = Wal::open_in(Arc::new(sim.clone()), options).unwrap();
+    for (nth, kind, forever) in
+        [(1, FaultKind::ShortThenError { bytes: 62, error: 28 }, false), (2, ENOSPC, true)]
+    {
+        let (call, name_contains) = (CallKind::Write, Some("JOURNAL".to_owned()));
+        sim.inject(Fault { call, nth, kind, forever, name_contains });
+    }
+    wal.append_entry("k", None, [0; 3_000], true).unwrap();
+    sim.clear_faults();
+    (sim, wal)
+}
+
+/// The journal was taken for empty, and what was dropped came back with that record.
+#[test]
+fn nothing_is_dropped_of_which_a_record_is_in_doubt() {
+    let options = || options(65_536).max_segment_bytes(4_096);
+    let is_refused = |result: Result<(), WalError>| {
+        assert!(matches!(result, Err(WalError::Poisoned { .. })), "{result:?}");
+    };
+    let (sim, wal) = open_with_a_creation_in_doubt(options());
+    for number in 1..3 {
+        wal.append_entry("k", None, [number; 3_000], true).unwrap();
+    }
+    is_refused(wal.truncate_before("k", 2).map(drop));
+    is_refused(wal.remove_key("k"));
+    wal.append_entry("k", None, [3; 3_000], true).unwrap();
+    let after = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+    assert_eq!(contents(&after, "k"), [0, 1, 2, 3].map(|number| vec![number; 3_000]));
+}
+
+/// No header of `b`'s was written, and no sync was asked for it: that `a`'s fails at this moment is nothing to it.
+#[test]
+fn a_write_that_fails_beside_a_sync_that_fails_leaves_nothing_in_doubt() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "JOURNAL");
+    let wal = open_unmapped(&sim, &dir);
+    for key in ["a", "b"] {
+        wal.append_entry(key, None, "0", true).unwrap();
+    }
+    let (syncs, is_syncing) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    dir.before_sync(move || {
+        syncs.send(()).unwrap();
+        may_go_on.recv().unwrap();
+    });
+    let theirs = Arc::clone(&wal);
+    let other = thread::spawn(move || theirs.append_entry("a", None, "doubtful", true).map(drop));
+    is_syncing.recv().unwrap();
+    fail(&sim, CallKind::SyncData, 0, EIO, "JOURNAL");
+    fail(&sim, CallKind::Write, 0, ENOSPC, "JOURNAL");
+    dir.before_write(move || {
+        go_on.send(()).unwrap();
+        other.join().unwrap().unwrap_err();
+    });
+    let refused = wal.append_entry("b", None, "refused", false);
+    assert!(matches!(refused, Err(WalError::StorageFull { .. })), "{refused:?}");
+    wal.append_entry("b", None, "1", true).unwrap();
+    assert_eq!(contents(&wal, "b"), ["0", "1"]);
+}

@@ -64,7 +64,7 @@ impl Store {
                 Ok(Outcome::Appended) => return Ok(()),
                 // An append was on its way when the sync failed, or a removal.
                 Ok(Outcome::NotAllowed) => {}
-                Ok(Outcome::NoRoom) => return Err(segment.poisoned()),
+                Ok(Outcome::NoRoom | Outcome::InDoubt) => return Err(segment.poisoned()),
                 Err(source) => {
                     return Err(WalError::io(&ring.path, "write to the journal", source));
                 }

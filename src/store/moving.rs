@@ -20,7 +20,7 @@ use ahash::{HashSet, HashSetExt};
 
 use super::Store;
 use super::upkeep::{sync_journal, write_error};
-use crate::error::Result;
+use crate::error::{Result, WalError};
 use crate::format::{Body, SegmentId};
 use crate::observe;
 use crate::ring::{NO_PROMISES, Outcome, Retired, Ring, bare};
@@ -194,5 +194,8 @@ fn name_tail(ring: &Ring) -> Result<bool> {
     let outcome = ring
         .append(&[bare(Body::Nothing, nobody)], NO_PROMISES, |_, _| false)
         .map_err(|source| write_error(ring, source))?;
-    Ok(outcome == Outcome::Appended)
+    match outcome {
+        Outcome::InDoubt => Err(WalError::Poisoned { path: ring.path.clone() }),
+        outcome => Ok(outcome == Outcome::Appended),
+    }
 }

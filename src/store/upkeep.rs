@@ -180,11 +180,18 @@ impl Store {
 
     /// Refuses what only [`Self::note_dropped`] can end where that has no room, before it is begun.
     pub(crate) fn check_room_to_drop(&self) -> Result<()> {
-        match self.used_ring() {
-            Some(ring) if ring.is_dead() => Err(WalError::Poisoned { path: ring.path.clone() }),
-            Some(ring) if !ring.has_room_again() => self.make_room(ring, Record::bytes_for(0)),
-            _ => Ok(()),
+        let Some(ring) = self.used_ring() else { return Ok(()) };
+        let mut tried = Ok(());
+        for _ in 0..ROUNDS {
+            if ring.is_dead() {
+                return Err(WalError::Poisoned { path: ring.path.clone() });
+            }
+            if ring.has_room_again() {
+                return Ok(());
+            }
+            tried = self.make_room(ring, Record::bytes_for(0));
         }
+        if ring.has_room_again() { Ok(()) } else { tried }
     }
 
     /// Says in the journal that the key's segments up to this one are dropped: recovery must not bring them
@@ -242,9 +249,9 @@ impl Store {
         self.used_ring().map_or(Ok(()), |ring| sync_journal(ring, ring.head()))
     }
 
-    /// The journal, if recovery could find anything in it. (What has left it may still be found.)
+    /// The journal, if recovery could find anything in it. (What has left it, or is in doubt, may still be found.)
     fn used_ring(&self) -> Option<&Ring> {
-        self.ring.as_deref().filter(|ring| ring.head() > 0)
+        self.ring.as_deref().filter(|ring| ring.head() > 0 || ring.is_dead())
     }
 
     /// Appends records of frames to the journal, with these promises. What comes before them is made durable
@@ -261,17 +268,16 @@ impl Store {
             self.is_allowed(frames.segment, frames.segment.extent().end, tail)
         };
         let allowed = |tail| batch.iter().all(|frames| kept(frames, tail));
-        let mut append = || {
-            self.journal(ring, pieces, (promises, &allowed), &mut placed).map_err(|error| {
-                if !ring.is_dead() {
-                    return error;
+        let mut append = || match self.journal(ring, pieces, (promises, &allowed), &mut placed)? {
+            Outcome::InDoubt => {
+                // Recovery would write it over what came to stand in its place.
+                for Frames { segment, .. } in batch {
+                    segment.poison();
+                    self.watch.changed(segment.id.key_hash);
                 }
-                // It could not be taken back, and recovery would write it over what came to stand in its place.
-                for frames in batch {
-                    frames.segment.poison();
-                }
-                WalError::Poisoned { path: ring.path.clone() }
-            })
+                Err(WalError::Poisoned { path: ring.path.clone() })
+            }
+            outcome => Ok(outcome),
         };
         let outcome = append()?;
         if outcome != Outcome::NotAllowed {

@@ -6,6 +6,7 @@ use super::{Catalog, Phase, Stream, Writer};
 use crate::error::Result;
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
+use crate::observe;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan, scan_on};
 use crate::segment::{Extent, GONE, NO_HEADER, OpenError, Segment};
@@ -45,8 +46,11 @@ impl Stream {
             && store.past != Past::Clean
             && store.check_writable().is_ok()
         {
-            // What a removal has left that a crash cut off. If it cannot be deleted, it stays unused.
-            let _ = self.finish_removal(store, &findings.removed);
+            // What a removal has left that a crash cut off. If it cannot be deleted, nothing may hide that from recovery.
+            if let Err(error) = self.finish_removal(store, &findings.removed) {
+                writer.phase = Phase::Stuck;
+                observe::poisoned(store.dir.path(), &error);
+            }
         }
         Ok(())
     }
