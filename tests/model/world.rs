@@ -394,11 +394,10 @@ impl World {
         }
         let placed = result.map_err(|error| text("append_many", &error))?;
         let (next, others_next) = (self.keys[key].next(), self.keys[other].next());
-        let expected = match other == key {
-            true => vec![next, next + 1, next + 2],
-            false => vec![next, others_next, next + 1],
-        };
+        let second = if other == key { next + 1 } else { others_next };
+        let third = if other == key { next + 2 } else { next + 1 };
         let (indexes, refs): (Vec<u64>, Vec<EntryRef>) = placed.into_iter().unzip();
+        let expected = [next, second, third];
         ensure!(indexes == expected, "indexes {indexes:?} instead of {expected:?}");
         let mut made = refs.into_iter().zip(payloads).map(|(made, (h, c))| (made, h, c));
         let (first, second, third) = (made.next(), made.next(), made.next());
