@@ -60,6 +60,8 @@ pub(crate) struct Writer {
     newest: u32,
     /// The key was removed, and the file with this sequence still says so. 0: no file does.
     tombstone: u32,
+    /// What that removal has left could not be unlinked, and the catalog does not have it. It stays unused.
+    leftovers: bool,
     /// Timestamp of the newest entry; no later one is smaller.
     last_ms: u64,
 }
@@ -89,7 +91,7 @@ pub(crate) enum Phase {
 
 impl Writer {
     fn new(phase: Phase, highest: u32) -> Self {
-        Self { phase, highest, newest: 0, tombstone: 0, last_ms: 0 }
+        Self { phase, highest, newest: 0, tombstone: 0, leftovers: false, last_ms: 0 }
     }
 
     /// Highest sequence any file of the stream has or had.

@@ -1016,11 +1016,9 @@ fn a_tombstone_whose_unlink_failed_goes_with_the_next_one() {
     assert_eq!(wal.recovery_report().damaged, [], "{names:?}");
 }
 
-/// What a crash had left of a removal could not be unlinked when the key was first used, and nobody knew of it any more:
-/// once the key was removed again, its first life came back.
-#[test]
-fn what_is_left_of_a_removal_is_not_forgotten() {
-    let lazy = || journal().check_on_open(false).max_segment_bytes(4_096);
+/// A removal that the process did not survive: what it was to unlink is there, and so is what says so. The first of these
+/// moments after `at`, and the next one.
+fn half_removed(at: usize) -> Option<(SimDir, usize)> {
     let sim = SimDir::new(1);
     let wal = open_with(&sim, lazy());
     wal.append_entry("k", None, "old", true).unwrap();
@@ -1031,33 +1029,70 @@ fn what_is_left_of_a_removal_is_not_forgotten() {
     wal.sync().unwrap();
     let begun = sim.trace_len();
     wal.remove_key("k").unwrap();
-    let mut hit = 0;
-    for at in begun..sim.trace_len() {
+    (at.max(begun)..sim.trace_len()).find_map(|at| {
         let after = sim.killed_before(at);
-        let wal = open_with(&after, lazy());
-        let before = after.faults_hit();
         fail(&after, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+        let wal = open_with(&after, lazy());
         let found = contents(&wal, "k");
-        if after.faults_hit() == before {
-            continue;
-        }
-        hit += 1;
-        assert!(found.is_empty(), "{at}: {found:?}");
-        after.clear_faults();
-        let refused = wal.append_entry("k", None, "new", true);
-        assert!(matches!(refused, Err(WalError::Poisoned { .. })), "{at}: {refused:?}");
-        assert!(wal.remove_key("k").is_err());
-        let killed = after.after_kill();
-        let _ = wal.shutdown();
-        drop(wal);
-        for left in [killed, after] {
-            let wal = open_with(&left, lazy());
-            assert!(contents(&wal, "k").is_empty());
-            wal.append_entry("k", None, "new", true).unwrap();
-            wal.remove_key("k").unwrap();
-            let wal = open_with(&left.after_kill(), lazy());
-            assert!(contents(&wal, "k").is_empty());
-        }
+        let left = after.faults_hit() > 0;
+        assert!(!left || found.is_empty(), "{at}: {found:?}");
+        left.then(|| (sim.killed_before(at), at + 1))
+    })
+}
+
+fn lazy() -> WalOptions {
+    journal().check_on_open(false).max_segment_bytes(4_096)
+}
+
+/// Whatever comes after that: the key's first life does not come back.
+fn check_that_it_stays_gone(sim: &SimDir, wal: Wal) {
+    wal.append_entry("k", None, "new", true).unwrap();
+    let copy = SimDir::new(9);
+    wal.snapshot_in(&copy).unwrap();
+    assert_eq!(contents(&open_with(&copy, lazy()), "k"), ["new"]);
+    assert_eq!(contents(&open_with(&sim.after_kill(), lazy()), "k"), ["new"]);
+    wal.remove_key("k").unwrap();
+    let killed = sim.after_kill();
+    let durable = SimDir::from_image(&sim.durable_image(), 5);
+    wal.shutdown().unwrap();
+    drop(wal);
+    for left in [&killed, &durable, sim] {
+        assert!(contents(&open_with(left, lazy()), "k").is_empty());
     }
-    assert!(hit > 0);
+    let image = sim.image();
+    assert!(image.files().all(|(name, _)| !name.starts_with("k-")));
+}
+
+/// It could not be unlinked when the key was first used, and nobody knew of it any more: once the key was removed again,
+/// its first life came back.
+#[test]
+fn what_is_left_of_a_removal_is_not_forgotten() {
+    let (mut moments, mut at) = (0, 0);
+    while let Some((sim, next)) = half_removed(at) {
+        (moments, at) = (moments + 1, next);
+        fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+        let wal = open_with(&sim, lazy());
+        assert!(contents(&wal, "k").is_empty());
+        assert_eq!(sim.faults_hit(), 1);
+        check_that_it_stays_gone(&sim, wal);
+    }
+    assert!(moments > 0);
+}
+
+/// All is clean then, and the next life looks no closer.
+#[test]
+fn what_is_left_of_a_removal_is_not_forgotten_by_a_shutdown() {
+    for lives in [1, 2] {
+        let (sim, _) = half_removed(0).unwrap();
+        for _ in 0..lives {
+            fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+            let wal = open_with(&sim, lazy());
+            assert!(contents(&wal, "k").is_empty());
+            wal.shutdown().unwrap();
+        }
+        assert_eq!(sim.faults_hit(), lives);
+        let wal = open_with(&sim, lazy());
+        assert!(wal.recovery_report().clean);
+        check_that_it_stays_gone(&sim, wal);
+    }
 }

@@ -191,7 +191,7 @@ impl Store {
             }
             tried = self.make_room(ring, Record::bytes_for(0));
         }
-        if ring.has_room_again() { Ok(()) } else { tried }
+        if ring.has_room_again() && !ring.is_dead() { Ok(()) } else { tried }
     }
 
     /// Says in the journal that the key's segments up to this one are dropped: recovery must not bring them

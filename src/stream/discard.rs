@@ -160,12 +160,16 @@ impl Stream {
     ) -> Result<()> {
         self.check_discardable(store, writer)?;
         let mut sequences = self.sequences();
-        if sequences.is_empty() {
+        if sequences.is_empty() && !writer.leftovers {
             // A creation that failed and was undone may come back until then.
             return store.sync_names(store.latest_name_change());
         }
-        // Of an earlier removal, which nobody would know of afterwards.
+        // Of an earlier removal, which nobody would know of afterwards; what it has left would come back.
         let earlier = writer.tombstone().filter(|earlier| !sequences.contains(earlier));
+        let earlier = match earlier {
+            Some(earlier) if writer.leftovers => self.list_again(store, 0..=earlier)?,
+            earlier => earlier.into_iter().collect(),
+        };
         sequences.splice(..0, earlier);
         store.check_room_to_drop()?;
         let now_ms = store.now_ms();
@@ -186,6 +190,7 @@ impl Stream {
         sequences.push(sequence);
         self.finish_removal(store, &sequences)?;
         writer.phase = Phase::Empty;
+        writer.leftovers = false;
         writer.last_ms = 0;
         if !keep_tombstone {
             self.unlink_tombstone(store, sequence)?;

@@ -6,7 +6,6 @@ use super::{Catalog, Phase, Stream, Writer};
 use crate::error::Result;
 use crate::format::{FileHeader, FrameHeader};
 use crate::fs::{OpenMode, read_full};
-use crate::observe;
 use crate::report::{Finding, RecoveryReport};
 use crate::scan::{self, Scanned, Tail, TailState, scan, scan_on};
 use crate::segment::{Extent, GONE, NO_HEADER, OpenError, Segment};
@@ -41,16 +40,10 @@ impl Stream {
         let mut writer = self.writer();
         let findings = self.load(store, &mut writer)?;
         store.damage.found(&findings.damaged);
-        if !findings.removed.is_empty()
-            && store.reading.is_none()
-            && store.past != Past::Clean
-            && store.check_writable().is_ok()
-        {
-            // What a removal has left that a crash cut off. If it cannot be deleted, nothing may hide that from recovery.
-            if let Err(error) = self.finish_removal(store, &findings.removed) {
-                writer.phase = Phase::Stuck;
-                observe::poisoned(store.dir.path(), &error);
-            }
+        if findings.removed.len() > 1 && store.reading.is_none() {
+            // A crash has cut the removal off. What cannot be deleted now is when the key is removed again.
+            let finish = || self.finish_removal(store, &findings.removed);
+            writer.leftovers = store.check_writable().and_then(|()| finish()).is_err();
         }
         Ok(())
     }
