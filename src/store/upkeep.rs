@@ -182,16 +182,19 @@ impl Store {
     pub(crate) fn check_room_to_drop(&self) -> Result<()> {
         let Some(ring) = self.used_ring() else { return Ok(()) };
         let mut tried = Ok(());
-        for _ in 0..ROUNDS {
+        for round in 0.. {
             if ring.is_dead() {
                 return Err(WalError::Poisoned { path: ring.path.clone() });
             }
             if ring.has_room_again() {
                 return Ok(());
             }
+            if round >= ROUNDS {
+                break;
+            }
             tried = self.make_room(ring, Record::bytes_for(0));
         }
-        if ring.has_room_again() && !ring.is_dead() { Ok(()) } else { tried }
+        tried
     }
 
     /// Says in the journal that the key's segments up to this one are dropped: recovery must not bring them
