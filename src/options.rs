@@ -164,7 +164,8 @@ pub struct WalOptions {
     /// each key is checked when it is first used, just as thoroughly: opening then takes time for the names of
     /// the files and for the journal only, however many keys there are. Damage shows up where it is read, and
     /// in [`health`](crate::Wal::health). The first [`sync`](crate::Wal::sync) of all keys and
-    /// [`shutdown`](crate::Wal::shutdown) check the keys that have not been used.
+    /// [`shutdown`](crate::Wal::shutdown) check the keys that have not been used. Until then, `Os` entries of a process that
+    /// died may be lost with the power still.
     pub check_on_open: bool,
 
     /// Permissions of the directory if it has to be created; the umask narrows them. Default `0o700`.

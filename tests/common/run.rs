@@ -716,7 +716,12 @@ impl Run {
         }
         check_together(&wanted, &seen)?;
         for (model, seen) in self.keys.iter_mut().zip(&seen) {
+            let durable = model.durable;
             model.adopt(seen);
+            if twin.is_some() && !lost {
+                // What the process that died had not synced, nobody has until the key is used.
+                model.durable = durable.min(seen.next);
+            }
         }
         self.wal = Some(Arc::new(wal));
         self.poisoned.fill(false);
