@@ -190,6 +190,26 @@ fn what_lies_about_of_an_older_life_is_no_unfinished_write() {
     }
 }
 
+/// Of an older life's record that goes over the end of the file, only what is at the start is written over.
+#[test]
+fn half_a_header_of_an_older_life_is_no_unfinished_write() {
+    for bytes in (1..200).step_by(8) {
+        let sim = SimDir::new(1);
+        for life in 0..2 {
+            let wal = Wal::open_in(Arc::new(sim.clone()), options()).unwrap();
+            for _ in 0..50 {
+                // As long as in the life before, so that it stands at the same places.
+                wal.append_entry(format!("{life}"), None, vec![7; bytes], false).unwrap();
+                if life > 0 {
+                    let wal = Wal::open_in(Arc::new(sim.after_kill()), options()).unwrap();
+                    let report = wal.recovery_report();
+                    assert!(report.torn.is_empty(), "{bytes}: {report:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_mapped_is_written() {
     let sim = SimDir::new(1);

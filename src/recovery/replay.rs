@@ -288,6 +288,15 @@ impl Journal {
 
     /// Whether a record was begun at a position where none is whole. Older ones may lie about there.
     fn was_begun(&self, survey: &Survey, position: u64) -> io::Result<bool> {
+        // Where the header of another one stands, this one's was never finished, and what looks like it is of an older epoch.
+        let place = |other: u64| other.wrapping_sub(position) & self.capacity.saturating_sub(1);
+        if survey
+            .positions
+            .iter()
+            .any(|other| (1..RecordHeader::BYTES_U64).contains(&place(*other)))
+        {
+            return Ok(false);
+        }
         let mut bytes = [0; RecordHeader::BYTES];
         self.read(position, &mut bytes)?;
         Ok(match RecordHeader::from_bytes(&bytes, self.key) {
