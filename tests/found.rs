@@ -310,15 +310,20 @@ fn a_clean_restart_after_any_crash_changes_nothing() {
     }
 }
 
-/// An error of opening the file counted as no file, and another label got the key.
-#[test]
-fn an_error_of_telling_labels_apart_is_one_of_opening() {
+/// A closed log with one entry, and a file with another label that claims its key.
+fn claimed_twice() -> SimDir {
     let (sim, wal) = fresh();
     wal.append_entry("k", None, "durable", true).unwrap();
     wal.shutdown().unwrap();
     let mut image = sim.durable_image();
     image.set(&SEGMENT.replace("k-", "a-"), []);
-    let sim = SimDir::from_image(&image, 2);
+    SimDir::from_image(&image, 2)
+}
+
+/// An error of opening the file counted as no file, and another label got the key.
+#[test]
+fn an_error_of_telling_labels_apart_is_one_of_opening() {
+    let sim = claimed_twice();
     fail(&sim, CallKind::Open, 0, FaultKind::Error(24), SEGMENT);
     let refused = error(Wal::open_in(Arc::new(sim.clone()), options()));
     let advice = "too many open files; raise `ulimit -n`, or lower the option `max_open_files`";
@@ -329,12 +334,7 @@ fn an_error_of_telling_labels_apart_is_one_of_opening() {
 /// Which of two labels has the key is not known where a header is lost, but that it is lost has to be.
 #[test]
 fn a_lost_header_is_damage_whatever_else_claims_the_key() {
-    let (sim, wal) = fresh();
-    wal.append_entry("k", None, "durable", true).unwrap();
-    wal.shutdown().unwrap();
-    let mut image = sim.durable_image();
-    image.set(&SEGMENT.replace("k-", "a-"), []);
-    let sim = SimDir::from_image(&image, 2);
+    let sim = claimed_twice();
     open(&sim).shutdown().unwrap();
     let mut image = sim.durable_image();
     let bytes = image.get(SEGMENT).unwrap().len();
