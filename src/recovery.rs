@@ -387,7 +387,11 @@ fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Resul
         .meta()
         .update(&*store.dir, |meta| meta.floor = meta.floor.max(highest).saturating_add(1))?;
     for (stream, sequences) in removed {
-        finish_removal(store, streams, &stream, &sequences)?;
+        if let Some(error) = finish_removal(store, streams, &stream, &sequences)? {
+            let what = format!("left of a removed key, and could not be deleted: {error}");
+            let path = stream.path(store, sequences.last().copied().unwrap_or(0));
+            RecoveryReport::note(&mut report.ignored, Finding { path, offset: 0, bytes: 0, what });
+        }
     }
     Ok(())
 }
@@ -433,19 +437,22 @@ fn not_checked(store: &Store, source: io::Error) -> WalError {
     WalError::io(store.dir.path(), "check the segments", source)
 }
 
-/// Deletes what is left of a key that was removed.
+/// Deletes what is left of a key that was removed. The value says what cannot be, which keeps nobody from other keys.
 fn finish_removal(
     store: &Store,
     streams: &Streams,
     stream: &Stream,
     sequences: &[u32],
-) -> Result<()> {
-    stream.finish_removal(store, sequences)?;
-    if let Some(tombstone) = sequences.last().filter(|_| !streams.next_is_taken(stream.hash)) {
-        stream.unlink_tombstone(store, *tombstone)?;
-        streams.forget(stream, 0);
+) -> Result<Option<WalError>> {
+    let mut left = stream.finish_cut_off_removal(store, &mut stream.writer(), sequences)?;
+    let tombstone = sequences.last().filter(|_| left.is_none());
+    if let Some(tombstone) = tombstone.filter(|_| !streams.next_is_taken(stream.hash)) {
+        left = stream.unlink_tombstone(store, *tombstone).err();
+        if left.is_none() {
+            streams.forget(stream, 0);
+        }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// What loading a stream found. Damage, and what a newer program wrote, goes into the report; any other

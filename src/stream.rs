@@ -60,7 +60,8 @@ pub(crate) struct Writer {
     newest: u32,
     /// The key was removed, and the file with this sequence still says so. 0: no file does.
     tombstone: u32,
-    /// What that removal has left could not be unlinked, and the catalog does not have it. It stays unused.
+    /// What that removal has left could not be unlinked, and the catalog does not have it. It goes before the
+    /// key gets a new file.
     leftovers: bool,
     /// Timestamp of the newest entry; no later one is smaller.
     last_ms: u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keywal::fs::sim::{CallKind, CrashBudget, Fault, FaultKind, Image, SimDir};
-use keywal::{ClockTrouble, ManualClock, Result, Wal, WalError, WalOptions};
+use keywal::{ClockTrouble, EntryRef, ManualClock, Result, Wal, WalError, WalOptions};
 
 use common::hooked::{DIRECTORY, HookedDir};
 use common::logs::{NOW, SEGMENT, TWINS, contents, fail, open, open_small, options};
@@ -1017,13 +1017,12 @@ fn a_tombstone_whose_unlink_failed_goes_with_the_next_one() {
 }
 
 /// A removal that the process did not survive: what it was to unlink is there, and so is what says so. The first of these
-/// moments after `at`, and the next one.
-fn half_removed(at: usize) -> Option<(SimDir, usize)> {
+/// moments after `at`, a reference to the entry that is gone, and the next moment.
+fn half_removed(at: usize, others: u8) -> Option<(SimDir, EntryRef, usize)> {
     let sim = SimDir::new(1);
     let wal = open_with(&sim, lazy());
-    wal.append_entry("k", None, "old", true).unwrap();
-    // Its name has a higher number: it is what is looked at when the directory is opened.
-    for number in 0..6 {
+    let old = wal.append_entry("k", None, "old", true).unwrap();
+    for number in 0..others {
         wal.append_entry("other", None, [number; 3_000], true).unwrap();
     }
     wal.sync().unwrap();
@@ -1036,21 +1035,27 @@ fn half_removed(at: usize) -> Option<(SimDir, usize)> {
         let found = contents(&wal, "k");
         let left = after.faults_hit() > 0;
         assert!(!left || found.is_empty(), "{at}: {found:?}");
-        left.then(|| (sim.killed_before(at), at + 1))
+        left.then(|| (sim.killed_before(at), old, at + 1))
     })
 }
+
+/// Of so many entries of another key, its name has a higher number: it is what is looked at when the directory is opened,
+/// and the removed key is not.
+const ENOUGH: u8 = 6;
 
 fn lazy() -> WalOptions {
     journal().check_on_open(false).max_segment_bytes(4_096)
 }
 
 /// Whatever comes after that: the key's first life does not come back.
-fn check_that_it_stays_gone(sim: &SimDir, wal: Wal) {
+fn check_that_it_stays_gone(sim: &SimDir, wal: Wal, old: EntryRef) {
     wal.append_entry("k", None, "new", true).unwrap();
     let copy = SimDir::new(9);
     wal.snapshot_in(&copy).unwrap();
     assert_eq!(contents(&open_with(&copy, lazy()), "k"), ["new"]);
-    assert_eq!(contents(&open_with(&sim.after_kill(), lazy()), "k"), ["new"]);
+    let after = open_with(&sim.after_kill(), lazy());
+    assert_eq!(contents(&after, "k"), ["new"]);
+    assert!(matches!(after.read_entry_at(old), Err(WalError::Expired)));
     wal.remove_key("k").unwrap();
     let killed = sim.after_kill();
     let durable = SimDir::from_image(&sim.durable_image(), 5);
@@ -1068,22 +1073,46 @@ fn check_that_it_stays_gone(sim: &SimDir, wal: Wal) {
 #[test]
 fn what_is_left_of_a_removal_is_not_forgotten() {
     let (mut moments, mut at) = (0, 0);
-    while let Some((sim, next)) = half_removed(at) {
+    while let Some((sim, old, next)) = half_removed(at, ENOUGH) {
         (moments, at) = (moments + 1, next);
         fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
         let wal = open_with(&sim, lazy());
         assert!(contents(&wal, "k").is_empty());
         assert_eq!(sim.faults_hit(), 1);
-        check_that_it_stays_gone(&sim, wal);
+        check_that_it_stays_gone(&sim, wal, old);
     }
     assert!(moments > 0);
+}
+
+/// A directory could not be opened that had such a thing in it, of any key that is checked then.
+#[test]
+fn what_is_left_of_a_removal_keeps_no_directory_closed() {
+    for (check_on_open, others) in [(true, ENOUGH), (true, 0), (false, 0)] {
+        let (mut moments, mut at) = (0, 0);
+        while let Some((sim, old, next)) = half_removed(at, others) {
+            (moments, at) = (moments + 1, next);
+            fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+            let wal = open_with(&sim, lazy().check_on_open(check_on_open));
+            assert_eq!(sim.faults_hit(), 1);
+            let report = wal.recovery_report();
+            let [left] = &report.ignored[..] else { panic!("{report:?}") };
+            assert!(left.what.starts_with("left of a removed key, "), "{left:?}");
+            assert_eq!(report.keys, u64::from(others > 0));
+            fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+            let refused = wal.append_entry("k", None, "new", true);
+            assert!(matches!(refused, Err(WalError::Io { .. })), "{refused:?}");
+            wal.append_entry("other", None, "goes on", true).unwrap();
+            check_that_it_stays_gone(&sim, wal, old);
+        }
+        assert!(moments > 0);
+    }
 }
 
 /// All is clean then, and the next life looks no closer.
 #[test]
 fn what_is_left_of_a_removal_is_not_forgotten_by_a_shutdown() {
     for lives in [1, 2] {
-        let (sim, _) = half_removed(0).unwrap();
+        let (sim, old, _) = half_removed(0, ENOUGH).unwrap();
         for _ in 0..lives {
             fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
             let wal = open_with(&sim, lazy());
@@ -1093,6 +1122,6 @@ fn what_is_left_of_a_removal_is_not_forgotten_by_a_shutdown() {
         assert_eq!(sim.faults_hit(), lives);
         let wal = open_with(&sim, lazy());
         assert!(wal.recovery_report().clean);
-        check_that_it_stays_gone(&sim, wal);
+        check_that_it_stays_gone(&sim, wal, old);
     }
 }

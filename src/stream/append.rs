@@ -382,7 +382,8 @@ impl Stream {
 
     /// Creates the file of the next segment. Its name waits for the next sync of the directory.
     ///
-    /// The number was never used before, not even by a file that a crash took.
+    /// The number was never used before, not even by a file that a crash took. What is left of the key's removal goes
+    /// first: behind a new segment, references would lead to it again.
     pub(super) fn create_file(
         &self,
         store: &Store,
@@ -390,6 +391,7 @@ impl Stream {
         fill_in: impl Fn(FileHeader) -> FileHeader,
     ) -> Result<Segment> {
         store.check_process()?;
+        self.unlink_leftovers_of_removal(store, writer)?;
         loop {
             let floor = store.meta().state().floor;
             let sequence = writer.highest.max(floor).checked_add(1).filter(|n| *n <= MAX_SEQUENCE);

@@ -4,6 +4,7 @@
 //! place survives power loss. A crash in between leaves more files, never fewer entries.
 
 use std::ffi::OsStr;
+use std::io;
 
 use super::expire::Due;
 use super::{Catalog, Phase, Stream, Writer};
@@ -160,16 +161,13 @@ impl Stream {
     ) -> Result<()> {
         self.check_discardable(store, writer)?;
         let mut sequences = self.sequences();
-        if sequences.is_empty() && !writer.leftovers {
+        if sequences.is_empty() {
+            self.unlink_leftovers_of_removal(store, writer)?;
             // A creation that failed and was undone may come back until then.
             return store.sync_names(store.latest_name_change());
         }
-        // Of an earlier removal, which nobody would know of afterwards; what it has left would come back.
+        // Of an earlier removal, which nobody would know of afterwards.
         let earlier = writer.tombstone().filter(|earlier| !sequences.contains(earlier));
-        let earlier = match earlier {
-            Some(earlier) if writer.leftovers => self.list_again(store, 0..=earlier)?,
-            earlier => earlier.into_iter().collect(),
-        };
         sequences.splice(..0, earlier);
         store.check_room_to_drop()?;
         let now_ms = store.now_ms();
@@ -187,10 +185,8 @@ impl Stream {
         writer.tombstone = sequence;
         store.make_durable(&tombstone, tombstone.extent().end)?;
         store.meta().update(&*store.dir, |meta| meta.floor = meta.floor.max(sequence))?;
-        sequences.push(sequence);
-        self.finish_removal(store, &sequences)?;
+        self.finish_removal(store, &sequences)?.map_or(Ok(()), Err)?;
         writer.phase = Phase::Empty;
-        writer.leftovers = false;
         writer.last_ms = 0;
         if !keep_tombstone {
             self.unlink_tombstone(store, sequence)?;
@@ -199,9 +195,38 @@ impl Stream {
         Ok(())
     }
 
-    /// Unlinks everything a removed key has left but its tombstone, the last of `sequences`.
-    pub(crate) fn finish_removal(&self, store: &Store, sequences: &[u32]) -> Result<()> {
-        let (_, older) = sequences.split_last().unwrap_or((&0, &[]));
+    /// Finishes a removal that a crash has cut off; the last of `sequences` is the tombstone. What cannot be
+    /// unlinked now, as the value says, is before the key gets a new file.
+    pub(crate) fn finish_cut_off_removal(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+        sequences: &[u32],
+    ) -> Result<Option<WalError>> {
+        let (_, left) = sequences.split_last().unwrap_or((&0, &[]));
+        let finished = store.check_writable().and_then(|()| self.finish_removal(store, left));
+        writer.leftovers = !matches!(finished, Ok(None));
+        finished
+    }
+
+    /// Unlinks what the removal of the key should have.
+    pub(super) fn unlink_leftovers_of_removal(
+        &self,
+        store: &Store,
+        writer: &mut Writer,
+    ) -> Result<()> {
+        if writer.leftovers {
+            let mut left = self.list_again(store, 0..=writer.tombstone)?;
+            left.retain(|sequence| *sequence != writer.tombstone);
+            self.finish_removal(store, &left)?.map_or(Ok(()), Err)?;
+            writer.leftovers = false;
+        }
+        Ok(())
+    }
+
+    /// Unlinks everything a removed key has left but its tombstone. An unlink that fails does not keep the
+    /// others: its error is returned as a value.
+    fn finish_removal(&self, store: &Store, left: &[u32]) -> Result<Option<WalError>> {
         let mut catalog = self.catalog();
         // All entries go at once for readers, as they do for recovery.
         *catalog = Catalog::default();
@@ -210,26 +235,27 @@ impl Stream {
             let name = lost.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             store.note_interrupted(name);
         }
-        if let Some(last) = older.last() {
+        if let Some(last) = left.last() {
             store.note_dropped(self.id(*last))?;
-            for sequence in older {
+            for sequence in left {
                 store.files.remove(self.id(*sequence));
             }
             store.sync_dropped()?;
         }
-        for sequence in older {
-            let name = self.file_name(*sequence);
-            match store.dir.remove(&name) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                result => result.map_err(|source| {
-                    WalError::io(&store.dir.path().join(&name), "remove the segment", source)
-                })?,
+        let mut failed = None;
+        for sequence in left {
+            match store.dir.remove(&self.file_name(*sequence)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let path = self.path(store, *sequence);
+                    failed.get_or_insert(WalError::io(&path, "remove the segment", error));
+                }
+                _ => count(&store.counters.dropped_segments, 1),
             }
             store.name_changed();
-            count(&store.counters.dropped_segments, 1);
         }
         drop(catalog);
-        store.sync_names(store.latest_name_change())
+        store.sync_names(store.latest_name_change())?;
+        Ok(failed)
     }
 
     /// Unlinks the tombstone of a removed key. It may come back after a crash, which does no harm.
