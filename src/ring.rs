@@ -164,7 +164,7 @@ pub(crate) enum Retired {
     Names(u64),
     /// Done, and the space can be used again.
     Free,
-    /// Done, and the space can be used again once a durable record names this new tail: append one and sync it.
+    /// Done, and the space can be used again once the record that names this new tail is durable: sync the journal.
     FreeAfter(u64),
     /// No record names the new tail yet: append one, then call again.
     Unnamed,
@@ -530,13 +530,14 @@ impl Ring {
         state.names = 0;
         state.tail = state.tail.max(to);
         self.tail.store(state.tail, Ordering::Release);
-        // Recovery would start from the older tail: it must not miss promised records behind it, nor take
-        // what has been used again for damage.
-        if state.promised > state.tail || self.gate.durable() > state.durable_tail {
-            return Retired::FreeAfter(state.tail);
-        }
         if state.named_tail < state.tail {
             return Retired::Unnamed;
+        }
+        // Recovery would start from the older tail: it must not miss promised records behind it, nor take
+        // what has been used again for damage. (A sync may have ended since it was named, and there is room for one
+        // more record only if this one makes some.)
+        if state.promised > state.tail || self.gate.durable() > state.durable_tail {
+            return Retired::FreeAfter(state.tail);
         }
         state.free_to = state.tail.saturating_add(self.capacity);
         Retired::Free

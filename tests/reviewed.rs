@@ -1108,6 +1108,33 @@ fn what_is_left_of_a_removal_keeps_no_directory_closed() {
     }
 }
 
+/// Nor does a directory of that name, which the key's removal had stumbled over.
+#[test]
+fn a_directory_named_like_a_segment_is_passed_over() {
+    for check_on_open in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let open = || {
+            let options = lazy().max_entry_bytes(4_000).check_on_open(check_on_open);
+            Wal::new(home.path(), options).unwrap()
+        };
+        let wal = open();
+        for number in 0..3 {
+            wal.append_entry("k", None, [number; 3_000], true).unwrap();
+        }
+        wal.truncate_before("k", 1).unwrap();
+        wal.shutdown().unwrap();
+        drop(wal);
+        std::fs::create_dir(home.path().join(SEGMENT)).unwrap();
+        for _ in 0..2 {
+            let wal = open();
+            wal.remove_key("k").unwrap();
+            wal.append_entry("k", None, "new", true).unwrap();
+            drop(wal);
+            assert_eq!(contents(&open(), "k"), ["new"]);
+        }
+    }
+}
+
 /// All is clean then, and the next life looks no closer.
 #[test]
 fn what_is_left_of_a_removal_is_not_forgotten_by_a_shutdown() {

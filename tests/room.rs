@@ -1,16 +1,16 @@
 //! Is there always room in the journal, for what has to go round with it and for others beside that? And does what
 //! nobody was promised take none?
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use keywal::fs::sim::{CallKind, FaultKind, Op, SimDir};
-use keywal::{Wal, WalOptions};
+use keywal::{ManualClock, Wal, WalOptions};
 
 use common::hooked::HookedDir;
-use common::logs::{SEGMENT, fail, records};
+use common::logs::{NOW, SEGMENT, fail, records};
 
 mod common;
 
@@ -204,4 +204,72 @@ fn removals_at_once_leave_the_room_to_carry() {
             });
         }
     }
+}
+
+/// A directory of sixty keys, of each of which a segment has expired.
+fn sixty_to_compact(options: &WalOptions, clock: &ManualClock) -> SimDir {
+    let sim = SimDir::new(1);
+    let wal = Wal::open_in(Arc::new(sim.clone()), options.clone().journal_bytes(0)).unwrap();
+    for _ in 0..2 {
+        for key in 0..60 {
+            wal.append_entry(format!("key {key}"), None, "x", false).unwrap();
+        }
+        clock.advance(Duration::from_secs(11));
+    }
+    wal.shutdown().unwrap();
+    // In a log that is open, it would not be trusted.
+    clock.advance(Duration::from_secs(92));
+    sim
+}
+
+/// The first sync of the journal in a life, a slow one, ended between the record that names its new start, in the last
+/// space there was, and the look whether that was enough: another record was wanted, had no room, and nobody got any.
+#[test]
+fn a_sync_that_ends_as_the_last_room_is_taken_leaves_no_one_without() {
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = WalOptions::with_retention(Duration::from_secs(100)).clock(clock.clone());
+    let sim = sixty_to_compact(&options, &clock);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let mut ends_at = 0;
+    while ends_at <= writes.load(Ordering::Relaxed) {
+        let copy = sim.after_kill();
+        // A write to the journal is a call then.
+        fail(&copy, CallKind::Map, 0, FaultKind::Error(1), "JOURNAL");
+        let dir = HookedDir::new(&copy, "JOURNAL");
+        let options = options.clone().journal_bytes(4_096);
+        let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options).unwrap());
+        wal.append_entry("x", None, "0", false).unwrap();
+        let (syncs, is_syncing) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        dir.before_sync(move || {
+            syncs.send(()).unwrap();
+            let _ = may_go_on.recv_timeout(Duration::from_secs(1));
+        });
+        let (ended, has_ended) = mpsc::channel();
+        let syncer = Arc::clone(&wal);
+        thread::spawn(move || ended.send(syncer.sync_key("x")));
+        is_syncing.recv_timeout(LONG).unwrap();
+        // What was promised leaves the journal.
+        for _ in 0..14 {
+            wal.append_entry("filler", None, [7; 100], false).unwrap();
+        }
+        writes.store(0, Ordering::Relaxed);
+        let (count, has_ended) = (Arc::clone(&writes), Mutex::new(has_ended));
+        dir.at_each_call(move |call, name| {
+            if call == CallKind::Write && name == "JOURNAL" {
+                if count.fetch_add(1, Ordering::Relaxed) == ends_at {
+                    let _ = go_on.send(());
+                    // Where it waits for this write itself, in vain.
+                    let _ = has_ended.lock().unwrap().recv_timeout(Duration::from_secs(1));
+                }
+            }
+        });
+        let (done, is_done) = mpsc::channel();
+        let compacting = Arc::clone(&wal);
+        thread::spawn(move || done.send(compacting.compact()));
+        let report = is_done.recv_timeout(LONG).expect("compacts for ever").unwrap();
+        assert_eq!(report.failures, []);
+        ends_at += 1;
+    }
+    assert!(ends_at > 60);
 }

@@ -146,10 +146,8 @@ impl Store {
                     names = promised;
                 }
                 Retired::FreeAfter(tail) => {
-                    if name_tail(ring)? {
-                        sync_journal(ring, ring.head())?;
-                        ring.free(tail);
-                    }
+                    sync_journal(ring, ring.head())?;
+                    ring.free(tail);
                     break;
                 }
                 Retired::Unnamed => {

@@ -245,11 +245,17 @@ impl Stream {
         let mut failed = None;
         for sequence in left {
             match store.dir.remove(&self.file_name(*sequence)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Ok(()) => count(&store.counters.dropped_segments, 1),
+                // None of ours is a directory, whatever its name.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory
+                    ) => {}
+                Err(error) => {
                     let path = self.path(store, *sequence);
                     failed.get_or_insert(WalError::io(&path, "remove the segment", error));
                 }
-                _ => count(&store.counters.dropped_segments, 1),
             }
             store.name_changed();
         }

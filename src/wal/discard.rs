@@ -213,7 +213,8 @@ impl Wal {
     ///
     /// # Errors
     /// Those of creating and removing files and of syncing. If the removal was cut off half-way, the
-    /// key is [`Poisoned`](WalError::Poisoned), and reopening the directory finishes it. Where the journal has failed, or has
+    /// key is [`Poisoned`](WalError::Poisoned), and reopening the directory finishes it; the key
+    /// takes no entries, and others do, while a file of it cannot be deleted then. Where the journal has failed, or has
     /// no room to end it, nothing is begun, unless removals at the same moment take the last of that.
     pub fn remove_key(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.store.check_writable()?;
