@@ -256,12 +256,11 @@ fn a_sync_that_ends_as_the_last_room_is_taken_leaves_no_one_without() {
         writes.store(0, Ordering::Relaxed);
         let (count, has_ended) = (Arc::clone(&writes), Mutex::new(has_ended));
         dir.at_each_call(move |call, name| {
-            if call == CallKind::Write && name == "JOURNAL" {
-                if count.fetch_add(1, Ordering::Relaxed) == ends_at {
-                    let _ = go_on.send(());
-                    // Where it waits for this write itself, in vain.
-                    let _ = has_ended.lock().unwrap().recv_timeout(Duration::from_secs(1));
-                }
+            let is_write = call == CallKind::Write && name == "JOURNAL";
+            if is_write && count.fetch_add(1, Ordering::Relaxed) == ends_at {
+                let _ = go_on.send(());
+                // Where it waits for this write itself, in vain.
+                let _ = has_ended.lock().unwrap().recv_timeout(Duration::from_secs(1));
             }
         });
         let (done, is_done) = mpsc::channel();
