@@ -1,7 +1,7 @@
 //! Time of day and elapsed time, behind a trait so that tests and simulations can set them.
 
 use std::fmt::Debug;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::primitives::atomic::{AtomicU64, Ordering};
 
@@ -18,15 +18,22 @@ pub trait Clock: Send + Sync + Debug {
     fn monotonic_ms(&self) -> u64;
 }
 
-/// The operating system's clocks.
-#[derive(Debug)]
+/// The operating system's clocks. On Linux the time in which the machine sleeps is counted, else it would look like
+/// a jump.
+#[derive(Debug, Default)]
 pub struct SystemClock {
-    started: Instant,
+    #[cfg(not(target_os = "linux"))]
+    started: Started,
 }
 
-impl Default for SystemClock {
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug)]
+struct Started(std::time::Instant);
+
+#[cfg(not(target_os = "linux"))]
+impl Default for Started {
     fn default() -> Self {
-        Self { started: Instant::now() }
+        Self(std::time::Instant::now())
     }
 }
 
@@ -36,8 +43,15 @@ impl Clock for SystemClock {
         millis(since_epoch)
     }
 
+    #[cfg(target_os = "linux")]
     fn monotonic_ms(&self) -> u64 {
-        millis(self.started.elapsed())
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        millis(Duration::try_from(since_boot).unwrap_or_default())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn monotonic_ms(&self) -> u64 {
+        millis(self.started.0.elapsed())
     }
 }
 
@@ -71,8 +85,8 @@ impl ManualClock {
     }
 
     /// Sets the time of day, as an administrator would, without any time passing. To let entries grow
-    /// old use [`advance`](Self::advance): a jump ahead by more than a hundredth of the retention, or
-    /// ten seconds, makes [`compact`](crate::Wal::compact) refuse until the directory is reopened.
+    /// old use [`advance`](Self::advance): a jump ahead of [more than little](crate::ClockTrouble::JumpedAhead)
+    /// makes [`compact`](crate::Wal::compact) refuse until the directory is reopened.
     pub fn set(&self, now_ms: u64) {
         self.now_ms.store(now_ms, Ordering::SeqCst);
     }

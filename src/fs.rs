@@ -114,6 +114,11 @@ pub trait File: Send + Sync + Debug {
     fn map(&self, bytes: usize) -> io::Result<Box<dyn Mapping>>;
 }
 
+/// Whether an unlink failed because there is no such file, or a directory in its place, which is none of ours.
+pub(crate) fn is_no_file(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory)
+}
+
 /// The bytes of a file as memory: stores and loads cost a copy, and cannot fail. A range beyond the
 /// mapping is ignored. Nobody may load or store what somebody else stores at that moment.
 pub trait Mapping: Send + Sync + Debug {

@@ -388,9 +388,9 @@ fn check(store: &Store, streams: &Streams, report: &mut RecoveryReport) -> Resul
         .update(&*store.dir, |meta| meta.floor = meta.floor.max(highest).saturating_add(1))?;
     for (stream, sequences) in removed {
         if let Some(error) = finish_removal(store, streams, &stream, &sequences)? {
-            let what = format!("left of a removed key, and could not be deleted: {error}");
-            let path = stream.path(store, sequences.last().copied().unwrap_or(0));
-            RecoveryReport::note(&mut report.ignored, Finding { path, offset: 0, bytes: 0, what });
+            let mut finding = Finding::of(&error, store.dir.path());
+            finding.what = format!("left of a removed key: {}", finding.what);
+            RecoveryReport::note(&mut report.ignored, finding);
         }
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! Facts for people and monitoring: what recovery found, what compaction did, what has been counted.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::entry::Key;
+use crate::error::WalError;
 use crate::primitives::atomic::{AtomicU64, Ordering};
 use crate::retention::ClockTrouble;
 
@@ -23,6 +24,25 @@ pub struct Finding {
     pub bytes: u64,
     /// What it is.
     pub what: String,
+}
+
+impl Finding {
+    /// What an error says of a file in the directory, or of the directory itself.
+    pub(crate) fn of(error: &WalError, dir: &Path) -> Self {
+        let path = match error {
+            WalError::Corrupted { path, .. }
+            | WalError::UnsupportedVersion { path, .. }
+            | WalError::Poisoned { path }
+            | WalError::StorageFull { path, .. }
+            | WalError::Io { path, .. } => path,
+            _ => dir,
+        };
+        let what = match error {
+            WalError::Io { source, .. } => format!("{error}: {source}"),
+            _ => error.to_string(),
+        };
+        Self { path: path.to_owned(), offset: 0, bytes: 0, what }
+    }
 }
 
 /// What [`Wal::new`](crate::Wal::new) found and did; see

@@ -517,19 +517,22 @@ impl Ring {
     /// that have been made durable.
     pub(crate) fn retire(&self, to: u64, checked: &HashSet<SegmentId>, names: u64) -> Retired {
         let mut state = self.lock();
-        let mut first: Vec<SegmentId> =
-            state.segments.keys().filter(|id| !checked.contains(id)).copied().collect();
-        // The same calls in the same order each time, whatever the hasher.
-        first.sort_unstable();
-        if !first.is_empty() {
-            return Retired::First(first);
+        // What is promised behind a tail knows it.
+        if to > state.tail {
+            let mut first: Vec<SegmentId> =
+                state.segments.keys().filter(|id| !checked.contains(id)).copied().collect();
+            // The same calls in the same order each time, whatever the hasher.
+            first.sort_unstable();
+            if !first.is_empty() {
+                return Retired::First(first);
+            }
+            if state.names != names {
+                return Retired::Names(state.names);
+            }
+            state.names = 0;
+            state.tail = to;
+            self.tail.store(to, Ordering::Release);
         }
-        if state.names != names {
-            return Retired::Names(state.names);
-        }
-        state.names = 0;
-        state.tail = state.tail.max(to);
-        self.tail.store(state.tail, Ordering::Release);
         if state.named_tail < state.tail {
             return Retired::Unnamed;
         }

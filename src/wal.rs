@@ -27,8 +27,8 @@ pub use when_durable::WhenDurable;
 
 use crate::clock::millis;
 use crate::error::{Result, WalError};
-use crate::format::SegmentName;
-use crate::fs::{Dir, LOCK_NAME, OsDir, len_u64};
+use crate::format::{SegmentId, SegmentName};
+use crate::fs::{Dir, LOCK_NAME, OsDir, is_no_file, len_u64};
 use crate::maintenance::{Maintenance, SharedLock};
 use crate::observe;
 use crate::options::WalOptions;
@@ -298,7 +298,11 @@ impl Wal {
     }
 
     /// Removes the log: every file of keywal's in the directory, and nothing else. The directory
-    /// itself stays. There is no way back.
+    /// itself stays. There is no way back. If it is cut off, what is left can be opened: keys with fewer entries, or
+    /// none, of which some may be reported as damaged.
+    ///
+    /// It takes the log by value: nobody may hold another `Arc` of it any more, and neither may a
+    /// [`Follow`](crate::Follow).
     ///
     /// # Errors
     /// [`Closed`](WalError::Closed) after a shutdown; else those of listing the directory and removing
@@ -319,19 +323,15 @@ impl Wal {
             meta.journal_bytes = 0;
         })?;
         store.files.clear();
-        let mut names = Vec::new();
-        store
-            .dir
-            .list(&mut |name| {
-                names.extend(
-                    name.to_str()
-                        .filter(|name| SegmentName::parse(name).is_some())
-                        .map(str::to_owned),
-                );
-            })
-            .map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
+        let mut segments = Vec::new();
+        let listed = store.dir.list(&mut |name| {
+            let name = name.to_str().and_then(SegmentName::parse);
+            segments.extend(name.map(|name| (name.key_hash, name.label.to_owned(), name.sequence)));
+        });
+        listed.map_err(|source| WalError::io(store.dir.path(), "list the directory", source))?;
+        segments.sort_unstable();
         let remove = |name: &str| match store.dir.remove(name) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if is_no_file(&error) => Ok(()),
             result => result.map_err(|source| {
                 WalError::io(&store.dir.path().join(name), "remove the file", source)
             }),
@@ -340,7 +340,18 @@ impl Wal {
             let synced = store.dir.sync();
             synced.map_err(|source| WalError::io(store.dir.path(), "sync the directory", source))
         };
-        names.iter().try_for_each(|name| remove(name))?;
+        // The newest of each key last: it may say that the key was removed, and older ones are still there.
+        for newest in [false, true] {
+            for (at, (key_hash, label, sequence)) in segments.iter().enumerate() {
+                let next = segments.get(at.saturating_add(1));
+                let is_newest = next.is_none_or(|next| (&next.0, &next.1) != (key_hash, label));
+                if is_newest == newest {
+                    let id = SegmentId { key_hash: *key_hash, sequence: *sequence };
+                    remove(&id.file_name(label))?;
+                }
+            }
+            sync()?;
+        }
         // The facts and the lock go last: until then an interrupted removal is a log with fewer keys.
         remove(JOURNAL_NAME)?;
         sync()?;

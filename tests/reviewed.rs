@@ -1096,7 +1096,7 @@ fn what_is_left_of_a_removal_keeps_no_directory_closed() {
             assert_eq!(sim.faults_hit(), 1);
             let report = wal.recovery_report();
             let [left] = &report.ignored[..] else { panic!("{report:?}") };
-            assert!(left.what.starts_with("left of a removed key, "), "{left:?}");
+            assert!(left.what.starts_with("left of a removed key: "), "{left:?}");
             assert_eq!(report.keys, u64::from(others > 0));
             fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
             let refused = wal.append_entry("k", None, "new", true);
@@ -1131,6 +1131,34 @@ fn a_directory_named_like_a_segment_is_passed_over() {
             wal.append_entry("k", None, "new", true).unwrap();
             drop(wal);
             assert_eq!(contents(&open(), "k"), ["new"]);
+        }
+        open().destroy().unwrap();
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+}
+
+/// A log was destroyed in the order in which its files were listed: what says that a key was removed could go before what
+/// a crash, or an unlink that failed, had left of it.
+#[test]
+fn a_destroy_that_is_cut_off_brings_no_removed_key_back() {
+    for (others, is_seen) in [(ENOUGH, false), (0, true)] {
+        // The last of these moments: that the key is removed is durable.
+        let (mut last, mut at) = (None, 0);
+        while let Some((sim, old, next)) = half_removed(at, others) {
+            (last, at) = (Some((sim, old)), next);
+        }
+        let (sim, old) = last.unwrap();
+        fail(&sim, CallKind::Remove, 0, FaultKind::Error(5), SEGMENT);
+        let wal = open_with(&sim, lazy());
+        assert_eq!(sim.faults_hit() > 0, is_seen);
+        sim.clear_faults();
+        let start = sim.trace_len();
+        wal.destroy().unwrap();
+        for at in start..=sim.trace_len() {
+            sim.crash_images(at, &CrashBudget::default(), &mut |image, _| {
+                let wal = open_with(&SimDir::from_image(image, 7), lazy());
+                assert!(contents(&wal, "k").is_empty() && wal.read_entry_at(old).is_err(), "{at}");
+            });
         }
     }
 }

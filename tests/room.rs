@@ -272,3 +272,35 @@ fn a_sync_that_ends_as_the_last_room_is_taken_leaves_no_one_without() {
     }
     assert!(ends_at > 60);
 }
+
+/// Once the journal's start was named, names were asked for once more, though nobody was promised any: a sync of the
+/// directory too many, and if it failed, the room was taken and none was given back.
+#[test]
+fn names_are_made_durable_once_for_a_start() {
+    let sim = SimDir::new(1);
+    fail(&sim, CallKind::Map, 0, FaultKind::Error(1), "JOURNAL");
+    let dir = HookedDir::new(&sim, "JOURNAL");
+    let wal = Arc::new(Wal::open_in(Arc::new(dir.clone()), options(4_096)).unwrap());
+    wal.append_entry("p", None, "promised, with its name", true).unwrap();
+    let (syncs, creates) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(true));
+    let (counted, other) = (Arc::clone(&syncs), Arc::clone(&wal));
+    dir.at_each_call(move |call, name| {
+        let all = counted.fetch_add(usize::from(call == CallKind::SyncDir), Ordering::Relaxed);
+        // The record that names the start.
+        let is_named = all > 0 && call == CallKind::Write && name == "JOURNAL";
+        if is_named && creates.swap(false, Ordering::Relaxed) {
+            let other = Arc::clone(&other);
+            let created = sim.clone();
+            thread::spawn(move || drop(other.append_entry("n", None, "x", false)));
+            while !created.image().files().any(|(name, _)| name.starts_with("n-")) {
+                thread::yield_now();
+            }
+            // Until its name is noted.
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    for _ in 0..20 {
+        wal.append_entry("p", None, [7; 100], false).unwrap();
+    }
+    assert_eq!(syncs.load(Ordering::Relaxed), 1);
+}

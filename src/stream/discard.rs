@@ -4,13 +4,13 @@
 //! place survives power loss. A crash in between leaves more files, never fewer entries.
 
 use std::ffi::OsStr;
-use std::io;
 
 use super::expire::Due;
 use super::{Catalog, Phase, Stream, Writer};
 use crate::chains::{Chain, Node, Present};
 use crate::error::{Result, WalError};
 use crate::format::FileHeader;
+use crate::fs::is_no_file;
 use crate::report::{CompactionReport, count};
 use crate::segment::Segment;
 use crate::store::Store;
@@ -164,7 +164,8 @@ impl Stream {
         if sequences.is_empty() {
             self.unlink_leftovers_of_removal(store, writer)?;
             // A creation that failed and was undone may come back until then.
-            return store.sync_names(store.latest_name_change());
+            store.sync_names(store.latest_name_change())?;
+            return self.forget_tombstone(store, writer, keep_tombstone);
         }
         // Of an earlier removal, which nobody would know of afterwards.
         let earlier = writer.tombstone().filter(|earlier| !sequences.contains(earlier));
@@ -188,8 +189,12 @@ impl Stream {
         self.finish_removal(store, &sequences)?.map_or(Ok(()), Err)?;
         writer.phase = Phase::Empty;
         writer.last_ms = 0;
-        if !keep_tombstone {
-            self.unlink_tombstone(store, sequence)?;
+        self.forget_tombstone(store, writer, keep_tombstone)
+    }
+
+    fn forget_tombstone(&self, store: &Store, writer: &mut Writer, keep: bool) -> Result<()> {
+        if let Some(tombstone) = writer.tombstone().filter(|_| !keep) {
+            self.unlink_tombstone(store, tombstone)?;
             writer.tombstone = 0;
         }
         Ok(())
@@ -246,12 +251,7 @@ impl Stream {
         for sequence in left {
             match store.dir.remove(&self.file_name(*sequence)) {
                 Ok(()) => count(&store.counters.dropped_segments, 1),
-                // None of ours is a directory, whatever its name.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory
-                    ) => {}
+                Err(error) if is_no_file(&error) => {}
                 Err(error) => {
                     let path = self.path(store, *sequence);
                     failed.get_or_insert(WalError::io(&path, "remove the segment", error));

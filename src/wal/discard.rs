@@ -265,20 +265,8 @@ impl CompactionReport {
 
     fn fail(&mut self, store: &Store, error: &WalError) {
         store.damage.note(error);
-        let path = match error {
-            WalError::Corrupted { path, .. }
-            | WalError::UnsupportedVersion { path, .. }
-            | WalError::Poisoned { path }
-            | WalError::StorageFull { path, .. }
-            | WalError::Io { path, .. } => path.clone(),
-            _ => store.dir.path().to_owned(),
-        };
         if self.failures.len() < MAX_LISTED {
-            let what = match error {
-                WalError::Io { source, .. } => format!("{error}: {source}"),
-                _ => error.to_string(),
-            };
-            self.failures.push(Finding { path, offset: 0, bytes: 0, what });
+            self.failures.push(Finding::of(error, store.dir.path()));
         }
     }
 }
