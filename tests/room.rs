@@ -290,9 +290,9 @@ fn names_are_made_durable_once_for_a_start() {
         let is_named = all > 0 && call == CallKind::Write && name == "JOURNAL";
         if is_named && creates.swap(false, Ordering::Relaxed) {
             let other = Arc::clone(&other);
-            let created = sim.clone();
+            let disk = sim.clone();
             thread::spawn(move || drop(other.append_entry("n", None, "x", false)));
-            while !created.image().files().any(|(name, _)| name.starts_with("n-")) {
+            while !disk.image().files().any(|(name, _)| name.starts_with("n-")) {
                 thread::yield_now();
             }
             // Until its name is noted.
