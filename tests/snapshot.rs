@@ -323,6 +323,39 @@ fn the_cut_goes_through_all_keys_at_one_moment() {
     }
 }
 
+/// An append that takes its time holds up who comes by every key to note where it ends; the others go on meanwhile.
+#[test]
+fn the_cut_is_one_moment_though_it_is_held_up() {
+    let sim = SimDir::new(1);
+    let dir = HookedDir::new(&sim, "slow-");
+    let wal = Wal::open_in(Arc::new(dir.clone()), options(0)).unwrap();
+    // Some hashes are above that of the slow one, some below.
+    let key = |number: usize| format!("{number} key");
+    wal.append_entry("slow", None, "", false).unwrap();
+    let (begins, begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    dir.before_write(move || {
+        begins.send(()).unwrap();
+        may_go_on.recv().unwrap();
+    });
+    let copy = SimDir::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| wal.append_entry("slow", None, "", false).unwrap());
+        begun.recv().unwrap();
+        let snapshot = scope.spawn(|| wal.snapshot_in(&copy).unwrap());
+        for _ in 0..100 {
+            (0..20).for_each(|number| drop(wal.append_entry(key(number), None, "", false)));
+            thread::sleep(Duration::from_millis(2));
+        }
+        go_on.send(()).unwrap();
+        snapshot.join().unwrap();
+    });
+    let copy = Wal::open_in(Arc::new(copy), options(0)).unwrap();
+    let lens: Vec<u64> = (0..20).map(|number| copy.len(key(number)).unwrap()).collect();
+    let falls = lens.windows(2).all(|pair| pair[0] >= pair[1]);
+    assert!(falls && lens[0] <= lens[19] + 1, "{lens:?}");
+}
+
 #[test]
 fn damage_is_copied_and_reported() {
     let home = tempfile::tempdir().unwrap();
