@@ -258,8 +258,9 @@
 //! - **Containment.** Damage in one segment costs the entries it hit: other keys, other segments and the
 //!   frames behind it stay readable.
 //! - **Honest limit.** Damage to the last synced batch of an active segment after an unclean stop looks
-//!   like a torn write; it is dropped and reported. A clean [`shutdown`](Wal::shutdown) removes this
-//!   window.
+//!   like a torn write; it is dropped and reported. A clean [`shutdown`](Wal::shutdown) closes this
+//!   window for what is there by then, unless the first entry that the key gets afterwards is cut off by a crash, or
+//!   refused by a full disk.
 //! - **Locking.** One `Wal` per directory, across processes and within one; a second open:
 //!   [`Locked`](WalError::Locked).
 //!
@@ -300,8 +301,8 @@
 //!   if all of it is overwritten.
 //! - **Two damages at once, and some of a header.** A lost segment may then look dropped. A newest segment
 //!   without a header looks like a creation that a crash cut off: after an unclean stop it is only
-//!   [listed as ignored](RecoveryReport::ignored), and after a clean one it is damage, except that one in 64
-//!   passes for each cut-off creation that lies about in the directory.
+//!   [listed as ignored](RecoveryReport::ignored), and after a clean one it is damage, which is missed with a
+//!   chance of 1 in 64 for each cut-off creation that lies about in the directory.
 //! - **Space from a disk without a free block.** `compact` and `truncate_before` drop all that needs no
 //!   successor; `remove_key` needs room for a note that the key is removed.
 //! - **Limits of file size** (`RLIMIT_FSIZE`): a process dies of `SIGXFSZ` unless it ignores that signal,
@@ -358,7 +359,7 @@
 //! that carries the numbers on. So indexes go on for ever, and the key stays until it is removed.
 //!
 //! A clock that went back deletes nothing. A clock that jumped ahead while the directory was open makes
-//! `compact` refuse, and [say so](CompactionReport::refused); reopening the directory accepts the new time.
+//! `compact` refuse, and [say so](CompactionReport::refused); until the directory is reopened, which accepts the new time.
 //! Limits by count and by bytes do not ask the clock.
 //!
 //! # Backup

@@ -92,7 +92,8 @@ pub struct WalOptions {
     /// created with; a changed `entry_retention` counts from the next `compact` on.
     pub segments_per_retention_period: u32,
 
-    /// The oldest entries of a key go while it has more than so many. Default: no limit. At least 1.
+    /// The oldest segments of a key go while the others have at least so many entries: up to a segment more
+    /// stays, of small entries some 64 KiB. Default: no limit. At least 1.
     pub max_entries_per_key: Option<u64>,
 
     /// The oldest segments of a key go while the others have at least so many bytes. Default: no limit.

@@ -57,7 +57,8 @@ pub struct Retention {
     /// Entries older than this go. `None`: no age is too old. Counted in milliseconds; at least one for
     /// each segment of a retention period.
     pub max_age: Option<Duration>,
-    /// The oldest go while there are more than so many. At least 1. `None`: no limit.
+    /// The oldest segments go while the others have at least so many: up to a segment more stays, of small
+    /// entries some 64 KiB. At least 1. `None`: no limit.
     pub max_entries: Option<u64>,
     /// The oldest segments go while the others have at least so many bytes, as
     /// [`KeyStats::bytes`](crate::KeyStats::bytes) counts them. At least 1. `None`: no limit.
@@ -76,7 +77,8 @@ impl Retention {
         Self { max_age: Some(max_age), ..Self::FOREVER }
     }
 
-    /// The last `entries` entries are kept, however old.
+    /// At least the last `entries` entries are kept, however old, and
+    /// [not many more](Self::max_entries). The newest one is [`Wal::last`](crate::Wal::last).
     pub const fn keep_last(entries: u64) -> Self {
         Self { max_entries: Some(entries), min_entries: entries, ..Self::FOREVER }
     }

@@ -105,6 +105,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Set that retention before the first commit: else the commit goes with the retention of the log, and the group starts
+//! again. (Segments go whole: some tens of kilobytes of commits stay, of which [`last`](crate::Wal::last) is the newest.)
+//!
 //! A consumer that fails before it commits sees its entries again: at least once. Where what it makes goes to
 //! the same log, [`append_many`](crate::Wal::append_many) writes result and offset together, and each order
 //! has its effect in the log once:
@@ -131,6 +134,14 @@
 //! lists the directory and reads the journal, and then `entries(key)?.starting_at(next)?` for each. Replay for a
 //! new group is `follow` from [`first_index`], or from [`index_at`] a moment; [`merge`](crate::Wal::merge) reads all
 //! partitions of a topic in time order. (These are calls of the `Wal`; a reader has `entries(key)?.time_range(..)`.)
+//!
+//! # Deleting a topic
+//!
+//! [`remove_key`](crate::Wal::remove_key) for each of its partitions, and for what each group has committed of them. Who
+//! follows a partition is told [`Expired`](crate::WalError::Expired). A partition that is used again starts at offset 0,
+//! without its retention and metadata: [`create_key`](crate::Wal::create_key) again. A consumer that comes with an offset
+//! of the first life is not told, and waits until the new one gets there: where topics are created again, put a
+//! generation into the key (`orders#2/3`).
 //!
 //! # Running it
 //!

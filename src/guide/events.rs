@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | [`entry_retention`](crate::WalOptions::entry_retention) | [`Duration::MAX`](std::time::Duration::MAX) | the default drops events after a week, once `compact` is called; the events are the truth |
 //! | [`check_on_open`](crate::WalOptions::check_on_open) | `false` with very many entities | opening takes no longer for a million of them; each is checked when it is first used |
-//! | [`max_open_files`](crate::WalOptions::max_open_files) | the entities in use at once | an append to one that is not open opens a file |
+//! | [`max_open_files`](crate::WalOptions::max_open_files) | twice the entities in use at once | an append to one that is not open opens a file |
 //! | [`journal_bytes`](crate::WalOptions::journal_bytes) | 64 MiB with thousands in use | new entities need no sync of their own, and all share that of the journal |
 //!
 //! Each entity costs a file, of at least one block of the file system. Entities without end, each with a few

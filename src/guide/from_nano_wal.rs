@@ -5,7 +5,7 @@
 //!
 //! # The data
 //!
-//! The program (`cargo install --path . --features cli`) reads the files of nano-wal 0.4 and leaves them as they
+//! The program (`cargo install --locked --path . --features cli`) reads the files of nano-wal 0.4 and leaves them as they
 //! are:
 //!
 //! ```console

@@ -109,7 +109,7 @@
 //! [timestamp](crate::Entry::timestamp_ms) of an entry is that of its append: where values come late, their own
 //! time belongs into the content. *Options:* `Os` appends, and [`sync`](crate::Wal::sync) every second or so,
 //! which with the [journal](crate::WalOptions::journal_bytes) is one sync for all sensors; `max_open_files`
-//! above their number. *More:* `examples/realtime_analytics.rs`.
+//! at twice their number. *More:* `examples/realtime_analytics.rs`.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;

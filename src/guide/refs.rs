@@ -16,7 +16,7 @@
 //! | option | here | because |
 //! |---|---|---|
 //! | [`max_entry_bytes`](crate::WalOptions::max_entry_bytes) | what your entries need | the most that reading allocates for one |
-//! | [`max_open_files`](crate::WalOptions::max_open_files) | the keys in use at once | an open file costs memory, opening one costs time |
+//! | [`max_open_files`](crate::WalOptions::max_open_files) | twice the keys in use at once | an open file costs memory, opening one costs time |
 //! | [`journal_bytes`](crate::WalOptions::journal_bytes) | 64 KiB to 1 MiB on small devices; 0 where a directory must be tiny | it is reserved on the disk, and mapped; what is lost is speed, not safety |
 //! | [`max_bytes_per_key`](crate::WalOptions::max_bytes_per_key) | what the disk can spare | the oldest go, whatever their age |
 //!
