@@ -307,7 +307,7 @@ pub struct Retention {
     /// Entries that are older go, such as 7d or 12h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub max_age: Option<Duration>,
-    /// The oldest go while there are more than N
+    /// The oldest segments go while the others have at least N entries
     #[arg(long, value_name = "N")]
     pub max_entries: Option<u64>,
     /// The oldest segments go while the others have so many bytes

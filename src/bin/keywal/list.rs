@@ -220,6 +220,7 @@ fn segments(
             )?;
             continue;
         }
+        let until = if segment.active { &until } else { "-" };
         let file = segment.path.file_name().unwrap_or_default().to_string_lossy();
         writeln!(
             out,

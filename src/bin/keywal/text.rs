@@ -104,7 +104,10 @@ pub fn parse_hex(digits: &[u8]) -> Result<Vec<u8>, String> {
         })
         .collect::<Option<Vec<u8>>>()
         .ok_or_else(|| {
-            format!("`{}` is not a row of pairs of hexadecimal digits", digits.escape_ascii())
+            let given = digits.escape_ascii();
+            format!(
+                "`{given}` is not hexadecimal; give two digits, 0 to 9 or a to f, for each byte"
+            )
         })
 }
 
