@@ -160,9 +160,9 @@ impl Retention {
 }
 
 /// How far the time of day may run ahead of the monotonic clock before a jump is assumed: what
-/// corrections of a clock that is kept in step add up to. Nothing is dropped the earlier for it.
+/// corrections of a clock that is kept in step add up to, and little against the retention.
 fn tolerated_jump_ms(retention_ms: u64) -> u64 {
-    (retention_ms / 100).clamp(1_000, 10_000)
+    (retention_ms / 100).min(10_000)
 }
 
 /// When a segment created at `created_ms` stops taking entries.
@@ -241,9 +241,10 @@ pub enum ClockTrouble {
     /// The time of day is before a moment that was seen earlier. Wait until it has caught up.
     WentBack,
     /// The time of day moved ahead of the monotonic clock, in all since the directory was opened, or since an
-    /// append met a clock that had been set back, by more than a hundredth of the retention, but at least one
-    /// second and at most ten. It stays so, also if the clock is put right: reopen the directory, once the time is
-    /// right. (Time in which the machine sleeps is counted on Linux; that in which its host has stopped it is not.)
+    /// append met a clock that had been set back, by more than a hundredth of the retention or ten seconds, whichever
+    /// is less. It stays so, also if the clock is put right: reopen the directory, once the time is right. (The time
+    /// in which the machine sleeps is counted on Linux, as its hardware clock has it; that in which its host has
+    /// stopped it is not.)
     JumpedAhead,
 }
 

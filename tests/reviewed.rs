@@ -1016,6 +1016,24 @@ fn a_tombstone_whose_unlink_failed_goes_with_the_next_one() {
     assert_eq!(wal.recovery_report().damaged, [], "{names:?}");
 }
 
+/// Nor is one that somebody has deleted missed.
+#[test]
+fn a_tombstone_that_is_gone_keeps_no_key_from_being_removed() {
+    let sim = SimDir::new(1);
+    let wal = open(&sim);
+    for key in TWINS {
+        wal.append_entry(key, None, "0", true).unwrap();
+    }
+    for key in TWINS {
+        wal.remove_key(key).unwrap();
+    }
+    let image = sim.image();
+    let left: Vec<_> = image.files().filter(|(name, _)| name.contains("-0002")).collect();
+    assert_eq!(left.len(), 1);
+    keywal::fs::Dir::remove(&sim, left[0].0).unwrap();
+    wal.remove_key(TWINS[0]).unwrap();
+}
+
 /// A removal that the process did not survive: what it was to unlink is there, and so is what says so. The first of these
 /// moments after `at`, a reference to the entry that is gone, and the next moment.
 fn half_removed(at: usize, others: u8) -> Option<(SimDir, EntryRef, usize)> {

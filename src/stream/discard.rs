@@ -268,9 +268,12 @@ impl Stream {
     pub(crate) fn unlink_tombstone(&self, store: &Store, sequence: u32) -> Result<()> {
         let removed = store.dir.remove(&self.file_name(sequence));
         store.name_changed();
-        removed.map_err(|source| {
-            WalError::io(&self.path(store, sequence), "remove the segment", source)
-        })
+        match removed {
+            Err(error) if !is_no_file(&error) => {
+                Err(WalError::io(&self.path(store, sequence), "remove the segment", error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
